@@ -1,0 +1,2 @@
+//! The multihome binary.
+fn main() {}
