@@ -1,1 +1,54 @@
-//! placeholder
+//! The resource types of Multihome, their defaults, and validation of one object alone.
+//!
+//! Every type here is what the API serves and what `kubectl explain` shows. Values that a user may get
+//! wrong are kept as written and turned into checked types (see [`checked`]) at the door; the rest of the
+//! program works with the checked ones. This crate does no I/O and knows no other crate of the project.
+
+pub mod checked;
+mod claim;
+mod cluster_network;
+pub mod condition;
+mod crd;
+pub mod kubevirt;
+mod nad;
+pub mod names;
+mod network;
+mod nic;
+pub mod quantity;
+mod types;
+mod violation;
+mod vpc;
+
+pub use claim::{AddressClaim, AddressClaimSpec, OwnerRef};
+pub use cluster_network::{
+    Bond, ClusterNetwork, ClusterNetworkNodeStatus, ClusterNetworkSpec, ClusterNetworkStatus, MGMT_FABRIC, Uplink,
+};
+pub use condition::Condition;
+pub use crd::{crds, served_types};
+pub use nad::{NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec};
+pub use network::{
+    Connectivity, DhcpMode, IpFamilySpec, Network, NetworkRoute, NetworkSpec, NetworkStatus, NetworkType, ProbeResult,
+    RouteMode, TrunkRange, VlanSpec,
+};
+pub use nic::{
+    Family, GuestView, LeaseStatus, LinkState, NetworkInterface, NetworkInterfaceSpec, NetworkInterfaceStatus,
+    NicAddressSpec, NicAddressStatus, NicModel, PortSecurity,
+};
+pub use types::{IfName, MacAddr, Mtu, ParseError, VlanId, Vni};
+pub use violation::{Violation, Violations};
+pub use vpc::{StaticRoute, Vpc, VpcSpec, VpcStatus};
+
+/// The API group of Multihome's own kinds.
+pub const GROUP: &str = "multihome.io";
+/// The version of that group which this program serves.
+pub const VERSION: &str = "v1alpha1";
+/// Finalizer of the controllers: addresses and MACs are given back before the object goes.
+pub const FINALIZER_CLAIMS: &str = "multihome.io/claims";
+/// Finalizer of the node agent on a VirtualMachineInstance: the process is ended before the object goes.
+pub const FINALIZER_AGENT: &str = "multihome.io/agent";
+/// Annotation on a VirtualMachine: the name of the interface that is to hold the default route.
+pub const ANNOTATION_PRIMARY: &str = "multihome.io/primary-interface";
+/// Annotation on a Network of type Management: `pod` networks of KubeVirt manifests in its namespace mean this one.
+pub const ANNOTATION_POD_NETWORK: &str = "multihome.io/pod-network";
+/// Annotation on a VirtualMachine: its NICs may share a network.
+pub const ANNOTATION_ALLOW_SAME_NETWORK: &str = "multihome.io/allow-same-network";

@@ -1,0 +1,212 @@
+//! A Network's spec, checked.
+
+use super::Subnet;
+use crate::{DhcpMode, Family, Mtu, NetworkSpec, NetworkType, Violations, VlanId, Vni, names};
+
+/// A Network's spec with every value parsed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CheckedNetwork {
+    /// What kind of network it is.
+    pub kind: NetworkType,
+    /// The fabric that it rides on.
+    pub fabric: String,
+    /// VLAN id.
+    pub vlan: Option<VlanId>,
+    /// The routing domain that it names.
+    pub vpc: Option<String>,
+    /// VXLAN network identifier that it asks for.
+    pub vni: Option<Vni>,
+    /// IPv4 subnet.
+    pub ipv4: Option<Subnet>,
+    /// IPv6 subnet.
+    pub ipv6: Option<Subnet>,
+    /// Whether Multihome itself is the gateway.
+    pub owns_gateway: bool,
+    /// Whether traffic that leaves the routing domain is source-translated.
+    pub nat: bool,
+    /// The MTU that it asks for.
+    pub mtu: Option<Mtu>,
+}
+
+impl CheckedNetwork {
+    /// The subnet of one family.
+    pub fn subnet(&self, family: Family) -> Option<&Subnet> {
+        match family {
+            Family::IPv4 => self.ipv4.as_ref(),
+            Family::IPv6 => self.ipv6.as_ref(),
+        }
+    }
+}
+
+/// Checks a Network's name and spec.
+pub fn check_network(name: &str, spec: &NetworkSpec) -> Result<CheckedNetwork, Violations> {
+    let mut v = Violations::default();
+    v.take("metadata.name", names::dns_label(name));
+    let vlan = check_vlan(spec, &mut v);
+    let vni = match spec.vni {
+        Some(_) if spec.r#type != NetworkType::Overlay => {
+            v.add("spec.vni", format!("a {} network has no VNI: leave it out, or use type Overlay", spec.r#type.as_str()));
+            None
+        }
+        Some(n) => v.take("spec.vni", Vni::new(n)),
+        None => None,
+    };
+    if spec.vpc.is_some() && matches!(spec.r#type, NetworkType::VlanTrunk | NetworkType::Cni) {
+        v.add("spec.vpc", format!("a {} network cannot be in a Vpc: leave it out", spec.r#type.as_str()));
+    }
+    if let Some(vpc) = &spec.vpc {
+        v.take("spec.vpc", names::dns_label(vpc));
+    }
+    v.take("spec.clusterNetwork", names::dns_label(spec.fabric()));
+    let subnet = |family, at: &str, v: &mut Violations| {
+        let f = spec.family(family)?;
+        Subnet::check(at, f, family, spec.dhcp_mode(family), v)
+    };
+    let ipv4 = subnet(Family::IPv4, "spec.ipv4", &mut v);
+    let ipv6 = subnet(Family::IPv6, "spec.ipv6", &mut v);
+    for (at, s) in [("spec.ipv4", &ipv4), ("spec.ipv6", &ipv6)] {
+        if let Some(s) = s
+            && s.dhcp == DhcpMode::Guard
+            && spec.owns_gateway()
+        {
+            v.add(
+                format!("{at}.dhcp"),
+                "Guard is for networks whose DHCP server is yours: use Server, or leave vpc out".to_string(),
+            );
+        }
+    }
+    let mtu = spec.mtu.and_then(|m| v.take("spec.mtu", Mtu::new(m)));
+    if let Some(m) = mtu
+        && spec.ipv6.as_ref().is_some_and(|f| f.cidr.is_some())
+        && m.get() < Mtu::MIN_IPV6
+    {
+        v.add("spec.mtu", format!("MTU {m} is too small for IPv6: use {} or more", Mtu::MIN_IPV6));
+    }
+    v.into_result(CheckedNetwork {
+        kind: spec.r#type,
+        fabric: spec.fabric().to_owned(),
+        vlan,
+        vpc: spec.vpc.clone(),
+        vni,
+        ipv4,
+        ipv6,
+        owns_gateway: spec.owns_gateway(),
+        nat: spec.nat(),
+        mtu,
+    })
+}
+
+fn check_vlan(spec: &NetworkSpec, v: &mut Violations) -> Option<VlanId> {
+    let kind = spec.r#type;
+    let id = spec.vlan.as_ref().and_then(|s| s.id);
+    let trunk = spec.vlan.as_ref().map(|s| s.trunk.as_slice()).unwrap_or_default();
+    match kind {
+        NetworkType::Vlan if id.is_none() => v.add("spec.vlan.id", "a Vlan network needs a VLAN id: set 1 to 4094"),
+        NetworkType::VlanTrunk if trunk.is_empty() => {
+            v.add("spec.vlan.trunk", "a VlanTrunk network needs at least one range: add first and last, 1 to 4094")
+        }
+        NetworkType::Vlan | NetworkType::VlanTrunk => {}
+        _ if spec.vlan.is_some() => {
+            v.add("spec.vlan", format!("a {} network has no VLAN: leave it out, or use type Vlan", kind.as_str()))
+        }
+        _ => {}
+    }
+    if kind == NetworkType::Vlan && !trunk.is_empty() {
+        v.add("spec.vlan.trunk", "a Vlan network carries one VLAN: leave trunk out, or use type VlanTrunk");
+    }
+    for (i, range) in trunk.iter().enumerate() {
+        let field = format!("spec.vlan.trunk[{i}]");
+        let first = v.take(&field, VlanId::new(range.first));
+        let last = v.take(&field, VlanId::new(range.last.unwrap_or(range.first)));
+        if let (Some(a), Some(b)) = (first, last)
+            && b < a
+        {
+            v.add(&field, format!("range {}-{} ends before it starts: swap its ends", a.get(), b.get()));
+        }
+    }
+    id.and_then(|id| v.take("spec.vlan.id", VlanId::new(id)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{IpFamilySpec, NetworkRoute, VlanSpec};
+
+    fn management(cidr: &str, gateway: &str) -> NetworkSpec {
+        NetworkSpec {
+            ipv4: Some(IpFamilySpec {
+                cidr: Some(cidr.into()),
+                gateway: Some(gateway.into()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn refusal(spec: &NetworkSpec) -> String {
+        check_network("n", spec).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn sentences() {
+        assert_eq!(
+            refusal(&management("10.0.0.1/24", "10.0.0.1")),
+            "spec.ipv4.cidr: CIDR \"10.0.0.1/24\" has host bits set: use 10.0.0.0/24"
+        );
+        assert_eq!(
+            refusal(&management("10.0.0.0/24", "10.0.1.1")),
+            "spec.ipv4.gateway: gateway 10.0.1.1 is outside 10.0.0.0/24: use an address of that subnet"
+        );
+        assert!(refusal(&management("10.0.0.0/24", "10.0.0.255")).contains("broadcast address"));
+        assert!(refusal(&management("10.0.0/24", "10.0.0.1")).contains("malformed"));
+        let vlan = NetworkSpec {
+            r#type: NetworkType::Vlan,
+            vlan: Some(VlanSpec { id: Some(4095), trunk: vec![] }),
+            ..Default::default()
+        };
+        assert_eq!(refusal(&vlan), "spec.vlan.id: VLAN id 4095 is out of range: use 1 to 4094");
+        assert!(check_network("Not_a_label", &management("10.0.0.0/24", "10.0.0.1")).is_err());
+    }
+
+    #[test]
+    fn mtu_bounds_depend_on_ipv6() {
+        let mut n = management("10.0.0.0/24", "10.0.0.1");
+        n.mtu = Some(575);
+        assert!(refusal(&n).contains("576"));
+        n.mtu = Some(1000);
+        assert!(check_network("n", &n).is_ok());
+        n.ipv6 = Some(IpFamilySpec { cidr: Some("fd00::/64".into()), ..Default::default() });
+        assert!(refusal(&n).contains("1280"));
+    }
+
+    #[test]
+    fn default_routes_are_not_routes_of_a_network() {
+        let mut n = management("10.0.0.0/24", "10.0.0.1");
+        if let Some(f) = &mut n.ipv4 {
+            f.routes = vec![NetworkRoute { to: "0.0.0.0/0".into(), via: None }];
+        }
+        assert!(refusal(&n).contains("default route"));
+    }
+
+    #[test]
+    fn addresses_are_judged() {
+        let mut n = management("10.0.0.0/24", "10.0.0.1");
+        if let Some(f) = &mut n.ipv4 {
+            f.pools = vec!["10.0.0.10-10.0.0.20".into()];
+            f.exclude = vec!["10.0.0.15".into()];
+        }
+        let s = check_network("n", &n).unwrap().ipv4.unwrap();
+        for (a, word) in [
+            ("10.0.1.5", "outside 10.0.0.0/24"),
+            ("10.0.0.1", "gateway"),
+            ("10.0.0.0", "network address"),
+            ("10.0.0.255", "broadcast"),
+            ("10.0.0.15", "excluded"),
+            ("10.0.0.30", "outside the pools"),
+        ] {
+            let why = s.refuse(a.parse().unwrap()).unwrap();
+            assert!(why.contains(word), "{why}");
+        }
+        assert_eq!(s.refuse("10.0.0.12".parse().unwrap()), None);
+    }
+}
