@@ -1,0 +1,207 @@
+//! What this machine's kernel can do, found out by doing it in a namespace that is thrown away.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, Result};
+use crate::link::{LinkChange, LinkKind, NewLink, VethPeer};
+use crate::netns::Netns;
+use crate::nft;
+use crate::rtnl::Rtnl;
+use crate::tap::Tap;
+
+/// One thing that a kernel may or may not be able to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Capability {
+    /// Bridges.
+    Bridge,
+    /// Pairs of virtual Ethernet devices.
+    Veth,
+    /// VXLAN devices.
+    Vxlan,
+    /// TAP devices, which VMs need.
+    Tap,
+    /// 802.1Q sub-interfaces.
+    Vlan,
+    /// Bridges that sort frames by VLAN.
+    BridgeVlanFiltering,
+    /// nftables for frames that a bridge forwards: port security.
+    BridgeNftables,
+    /// Address translation by nftables.
+    Nat,
+    /// nftables hooks on one device's ingress.
+    NetdevHook,
+    /// Connection tracking for frames that a bridge forwards.
+    BridgeConntrack,
+    /// Macvlan devices.
+    Macvlan,
+}
+
+impl Capability {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Bridge,
+        Self::Veth,
+        Self::Vxlan,
+        Self::Tap,
+        Self::Vlan,
+        Self::BridgeVlanFiltering,
+        Self::BridgeNftables,
+        Self::Nat,
+        Self::NetdevHook,
+        Self::BridgeConntrack,
+        Self::Macvlan,
+    ];
+
+    /// Its name as the Node shows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Veth => "veth",
+            Self::Vxlan => "vxlan",
+            Self::Tap => "tap",
+            Self::Vlan => "vlan",
+            Self::BridgeVlanFiltering => "bridge-vlan-filtering",
+            Self::BridgeNftables => "bridge-nftables",
+            Self::Nat => "nat",
+            Self::NetdevHook => "netdev-hook",
+            Self::BridgeConntrack => "bridge-conntrack",
+            Self::Macvlan => "macvlan",
+        }
+    }
+}
+
+/// What was found: for each capability, that it is there, or the reason why it is not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    found: BTreeMap<Capability, Option<String>>,
+}
+
+impl Capabilities {
+    /// `Ok` if the kernel can, otherwise its own reason in a sentence.
+    ///
+    /// # Errors
+    /// The reason why it cannot.
+    pub fn check(&self, capability: Capability) -> std::result::Result<(), &str> {
+        match self.found.get(&capability) {
+            Some(None) => Ok(()),
+            Some(Some(reason)) => Err(reason),
+            None => Err("not probed"),
+        }
+    }
+
+    /// Every capability, with the reason why not if it is missing.
+    pub fn iter(&self) -> impl Iterator<Item = (Capability, Option<&str>)> {
+        self.found.iter().map(|(c, reason)| (*c, reason.as_deref()))
+    }
+}
+
+/// Tries everything in a namespace of its own that is gone afterwards. Takes some 100 ms, most of
+/// it in the `nft` program.
+///
+/// # Errors
+/// Only when no namespace can be made, for example without root.
+pub fn probe() -> Result<Capabilities> {
+    let netns = Netns::anonymous()?;
+    netns.run(|| {
+        let mut rtnl = Rtnl::open()?;
+        let found = Capability::ALL
+            .into_iter()
+            .map(|c| (c, attempt(&mut rtnl, c).err().map(|e| text(&e))))
+            .collect();
+        Ok(Capabilities { found })
+    })?
+}
+
+fn text(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    // nft repeats the offending line below its message; the first line says it.
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+fn link(rtnl: &mut Rtnl, name: &str, kind: LinkKind<'_>) -> Result<u32> {
+    rtnl.create(&NewLink {
+        name,
+        kind,
+        change: LinkChange::default(),
+    })
+}
+
+fn attempt(rtnl: &mut Rtnl, capability: Capability) -> Result<()> {
+    let bridge = |vlan_filtering| LinkKind::Bridge {
+        ageing: 30_000,
+        vlan_filtering,
+    };
+    match capability {
+        Capability::Bridge => link(rtnl, "probe-br", bridge(false)).map(drop),
+        Capability::BridgeVlanFiltering => {
+            link(rtnl, "probe-brv", bridge(true))?;
+            let there = rtnl.link("probe-brv")?;
+            if there.is_some_and(|l| l.vlan_filtering) {
+                return Ok(());
+            }
+            Err(Error::kernel(
+                "turn on VLAN filtering of",
+                "bridge",
+                libc::EOPNOTSUPP,
+            ))
+        }
+        Capability::Veth => {
+            let peer = VethPeer {
+                name: "probe-v1",
+                netns: None,
+                mac: None,
+                mtu: None,
+            };
+            link(rtnl, "probe-v0", LinkKind::Veth { peer }).map(drop)
+        }
+        Capability::Vxlan => {
+            let local = std::net::Ipv4Addr::LOCALHOST.into();
+            let kind = LinkKind::Vxlan {
+                vni: 1,
+                port: 4789,
+                local,
+                ttl: 64,
+                learning: false,
+                underlay: None,
+            };
+            link(rtnl, "probe-vx", kind).map(drop)
+        }
+        Capability::Tap => Tap {
+            name: "probe-tap",
+            multi_queue: true,
+            vnet_hdr: true,
+        }
+        .create(None),
+        Capability::Vlan => {
+            let parent = rtnl.index("probe-v0")?;
+            link(rtnl, "probe-vl", LinkKind::Vlan { parent, id: 100 }).map(drop)
+        }
+        Capability::Macvlan => {
+            let parent = rtnl.index("probe-v0")?;
+            link(rtnl, "probe-mv", LinkKind::Macvlan { parent }).map(drop)
+        }
+        Capability::BridgeNftables => nft::load(
+            "table bridge probe { set s { type ifname . ether_addr . ipv4_addr; }; chain c { \
+             type filter hook prerouting priority -300; \
+             iifname . ether saddr . ip saddr @s accept; arp saddr ip 0.0.0.0 drop; }; }",
+        ),
+        Capability::Nat => nft::load(
+            "table inet probenat { chain c { type nat hook postrouting priority 100; \
+             ip saddr 192.0.2.0/24 masquerade; }; }",
+        ),
+        Capability::NetdevHook => nft::load(
+            "table netdev probe { chain c { type filter hook ingress device \"probe-v0\" \
+             priority 0; }; }",
+        ),
+        Capability::BridgeConntrack => nft::load(
+            "table bridge probect { chain c { type filter hook forward priority 0; \
+             ct state established accept; }; }",
+        ),
+    }
+}
