@@ -1,0 +1,236 @@
+//! The node plan from resources: which networks and NICs a node carries, and what that takes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+use multihome_model::checked::CheckedNetwork;
+use multihome_model::{DhcpMode, Family, IfName, MacAddr, Mtu, NetworkType, PortSecurity, Vni, names};
+
+use super::{Bridge, Domain, Egress, Leg, NodeState, Port, Security, Tap, Uplink, UplinkKind};
+
+/// UDP port of VXLAN (RFC 7348 section 5).
+pub const VXLAN_PORT: u16 = 4789;
+
+/// Where the /31s of the ways out come from: a part of the link-local range (RFC 3927), so that no network of a
+/// user's can overlap, without the metadata address 169.254.169.254.
+pub const TRANSIT: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 64, 0), 18);
+
+/// A network that this node carries.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeNetwork {
+    /// Uid of the Network.
+    pub uid: String,
+    /// `NAMESPACE/NAME`.
+    pub key: String,
+    /// Its spec.
+    pub spec: CheckedNetwork,
+    /// Effective MTU.
+    pub mtu: Mtu,
+    /// VNI in force, for an overlay.
+    pub vni: Option<Vni>,
+    /// Uid of the Vpc that it names.
+    pub vpc_uid: Option<String>,
+}
+
+/// A NIC that this node carries.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeNic {
+    /// Uid of the NetworkInterface.
+    pub uid: String,
+    /// `NAMESPACE/NAME`.
+    pub key: String,
+    /// `NAMESPACE/NAME` of its network.
+    pub network: String,
+    /// Its MAC.
+    pub mac: MacAddr,
+    /// All its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// What may leave it.
+    pub security: PortSecurity,
+    /// Queue pairs.
+    pub queues: u32,
+    /// Transmit queue length in packets.
+    pub tx_queue_length: Option<u32>,
+}
+
+/// How a fabric is present on a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fabric {
+    /// The device that carries it. Without one, networks on it reach this node only.
+    pub device: Option<IfName>,
+}
+
+/// What the node itself is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Fabrics by name.
+    pub fabrics: BTreeMap<String, Fabric>,
+    /// Outer source address of overlays.
+    pub tunnel_address: Option<IpAddr>,
+}
+
+/// Everything that a node plan depends on.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NodeInput {
+    /// What the node itself is.
+    pub node: NodeFacts,
+    /// Networks, in any order.
+    pub networks: Vec<NodeNetwork>,
+    /// NICs, in any order.
+    pub nics: Vec<NodeNic>,
+}
+
+/// The device name of a NIC's tap.
+pub fn tap_name(nic_uid: &str) -> IfName {
+    names::device(names::TAP, nic_uid)
+}
+
+/// The device name of a network's bridge.
+pub fn bridge_name(network_uid: &str) -> IfName {
+    names::device(names::BRIDGE, network_uid)
+}
+
+/// The network namespace of the routing domain that a network's gateway is in.
+pub fn domain_name(network: &NodeNetwork) -> String {
+    format!("{}{}", names::NETNS, names::short_hash(domain_uid(network)))
+}
+
+/// Computes what the node must hold. Networks without a NIC on this node take nothing.
+pub fn build(input: &NodeInput) -> NodeState {
+    let mut state = NodeState::default();
+    let carried: BTreeSet<&str> = input.nics.iter().map(|n| n.network.as_str()).collect();
+    let mut networks: Vec<&NodeNetwork> = input.networks.iter().filter(|n| carried.contains(n.key.as_str())).collect();
+    networks.sort_by(|a, b| a.uid.cmp(&b.uid));
+    let by_key: BTreeMap<&str, &NodeNetwork> = networks.iter().map(|n| (n.key.as_str(), *n)).collect();
+
+    for network in &networks {
+        let bridge = bridge_name(&network.uid);
+        state.bridges.insert(bridge.clone(), Bridge { alias: format!("net {}", network.key), mtu: network.mtu });
+        if let Some((name, kind)) = uplink(network, &input.node) {
+            let alias = format!("uplink {}", network.key);
+            state.uplinks.insert(name, Uplink { alias, bridge: bridge.clone(), mtu: network.mtu, kind });
+        }
+        add_leg(network, bridge, &mut state);
+    }
+    assign_transit(&networks, &mut state);
+    for nic in &input.nics {
+        if let Some(network) = by_key.get(nic.network.as_str()) {
+            add_nic(nic, network, &mut state);
+        }
+    }
+    state
+}
+
+fn domain_uid(network: &NodeNetwork) -> &str {
+    network.vpc_uid.as_deref().unwrap_or(&network.uid)
+}
+
+fn uplink(network: &NodeNetwork, node: &NodeFacts) -> Option<(IfName, UplinkKind)> {
+    match network.spec.kind {
+        NetworkType::Overlay => Some((
+            names::device(names::VXLAN, &network.uid),
+            UplinkKind::Vxlan { vni: network.vni?, local: node.tunnel_address, port: VXLAN_PORT },
+        )),
+        NetworkType::Vlan => Some((
+            names::device(names::VLAN, &network.uid),
+            UplinkKind::Vlan {
+                parent: node.fabrics.get(&network.spec.fabric)?.device.clone()?,
+                id: network.spec.vlan?,
+            },
+        )),
+        _ => None,
+    }
+}
+
+fn add_leg(network: &NodeNetwork, bridge: IfName, state: &mut NodeState) {
+    if !network.spec.owns_gateway {
+        return;
+    }
+    let addresses: BTreeSet<IpNet> = [&network.spec.ipv4, &network.spec.ipv6]
+        .into_iter()
+        .flatten()
+        .filter_map(|s| IpNet::new(s.gateway?, s.cidr.prefix_len()).ok())
+        .collect();
+    if addresses.is_empty() {
+        return;
+    }
+    let domain =
+        state.domains.entry(domain_name(network)).or_insert_with(|| Domain { legs: BTreeMap::new(), egress: None });
+    domain.legs.insert(
+        names::device(names::LEG, &network.uid),
+        Leg {
+            alias: format!("gateway {}", network.key),
+            bridge,
+            peer: names::device(names::GATEWAY, &network.uid),
+            mac: names::derived_mac(&format!("gateway {}", network.uid), 0),
+            addresses,
+            mtu: network.mtu,
+        },
+    );
+}
+
+/// Gives every domain with a NAT network its /31. The pair follows from the domain's uid; where two want the same one,
+/// the next free one is taken in the order of uids, so that only those two are concerned.
+fn assign_transit(networks: &[&NodeNetwork], state: &mut NodeState) {
+    let mut wants: BTreeMap<&str, (String, String, BTreeSet<IpNet>)> = BTreeMap::new();
+    for network in networks.iter().filter(|n| n.spec.owns_gateway && n.spec.nat) {
+        let Some(subnet) = network.spec.ipv4.as_ref().filter(|s| s.gateway.is_some()) else { continue };
+        let alias = match &network.spec.vpc {
+            Some(vpc) => format!("egress vpc {vpc}"),
+            None => format!("egress {}", network.key),
+        };
+        wants
+            .entry(domain_uid(network))
+            .or_insert_with(|| (domain_name(network), alias, BTreeSet::new()))
+            .2
+            .insert(subnet.cidr);
+    }
+    let pairs = 1u32 << (31 - TRANSIT.prefix_len());
+    let mut used = BTreeSet::new();
+    for (uid, (ns, alias, nat)) in wants {
+        let hash = u32::from_str_radix(&names::short_hash(uid)[..7], 16).unwrap_or(0);
+        let Some(pair) = (0..pairs).map(|i| (hash + i) % pairs).find(|p| used.insert(*p)) else { continue };
+        let base = u32::from(TRANSIT.network()) + pair * 2;
+        if let Some(domain) = state.domains.get_mut(&ns) {
+            domain.egress = Some(Egress {
+                alias,
+                host: names::device(names::EGRESS, uid),
+                peer: IfName::new("uplink").expect("a valid device name"),
+                host_address: Ipv4Addr::from(base),
+                peer_address: Ipv4Addr::from(base + 1),
+                nat,
+            });
+        }
+    }
+}
+
+fn add_nic(nic: &NodeNic, network: &NodeNetwork, state: &mut NodeState) {
+    let name = tap_name(&nic.uid);
+    let security = match nic.security {
+        PortSecurity::Promiscuous => Security::Promiscuous,
+        PortSecurity::Strict => {
+            let mut ipv4 = BTreeSet::new();
+            let mut ipv6 = BTreeSet::from([nic.mac.link_local()]);
+            for a in &nic.addresses {
+                match a {
+                    IpAddr::V4(a) => ipv4.insert(*a),
+                    IpAddr::V6(a) => ipv6.insert(*a),
+                };
+            }
+            Security::Strict { mac: nic.mac, ipv4, ipv6 }
+        }
+    };
+    let dhcp_served = network.spec.subnet(Family::IPv4).is_some_and(|s| s.dhcp == DhcpMode::Server);
+    state.ports.insert(name.clone(), Port { dhcp_served, security });
+    state.taps.insert(
+        name,
+        Tap {
+            alias: format!("nic {}", nic.key),
+            bridge: bridge_name(&network.uid),
+            mtu: network.mtu,
+            queues: nic.queues,
+            tx_queue_length: nic.tx_queue_length,
+        },
+    );
+}

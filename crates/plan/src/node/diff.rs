@@ -1,0 +1,88 @@
+//! From observed to desired, in an order that never leaves a port open: what a port may send is known before the
+//! device joins its bridge, and forgotten after it has left.
+
+use super::{NodeState, Step};
+
+/// The ordered steps from `observed` to `desired`. Empty where they are equal.
+pub fn diff(observed: &NodeState, desired: &NodeState) -> Vec<Step> {
+    let mut steps = Vec::new();
+    remove(observed, desired, &mut steps);
+    add(observed, desired, &mut steps);
+    steps
+}
+
+/// From the leaves to the root: taps, their facts, legs, ways out, uplinks, bridges, domains.
+fn remove(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
+    for (name, tap) in &observed.taps {
+        let replaced = desired.taps.get(name).is_some_and(|d| (d.queues > 1) != (tap.queues > 1));
+        if !desired.taps.contains_key(name) || replaced {
+            steps.push(Step::DeleteTap(name.clone()));
+        }
+    }
+    for name in observed.ports.keys().filter(|n| !desired.ports.contains_key(*n)) {
+        steps.push(Step::DeletePort(name.clone()));
+    }
+    for (ns, domain) in &observed.domains {
+        let wanted = desired.domains.get(ns);
+        for leg in domain.legs.keys().filter(|l| !wanted.is_some_and(|w| w.legs.contains_key(*l))) {
+            steps.push(Step::DeleteLeg(ns.clone(), leg.clone()));
+        }
+        if let Some(egress) = &domain.egress
+            && wanted.is_none_or(|w| w.egress.is_none())
+        {
+            steps.push(Step::DeleteEgress(ns.clone(), egress.host.clone()));
+        }
+    }
+    for (name, uplink) in &observed.uplinks {
+        let replaced = desired.uplinks.get(name).is_some_and(|d| d.kind != uplink.kind);
+        if !desired.uplinks.contains_key(name) || replaced {
+            steps.push(Step::DeleteUplink(name.clone()));
+        }
+    }
+    for name in observed.bridges.keys().filter(|n| !desired.bridges.contains_key(*n)) {
+        steps.push(Step::DeleteBridge(name.clone()));
+    }
+    for name in observed.domains.keys().filter(|n| !desired.domains.contains_key(*n)) {
+        steps.push(Step::DeleteDomain(name.clone()));
+    }
+}
+
+/// From the root to the leaves: domains, bridges, uplinks, legs, ways out, facts of ports, taps.
+fn add(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
+    for name in desired.domains.keys().filter(|n| !observed.domains.contains_key(*n)) {
+        steps.push(Step::CreateDomain(name.clone()));
+    }
+    for (name, bridge) in &desired.bridges {
+        if observed.bridges.get(name) != Some(bridge) {
+            steps.push(Step::PutBridge(name.clone(), bridge.clone()));
+        }
+    }
+    for (name, uplink) in &desired.uplinks {
+        if observed.uplinks.get(name) != Some(uplink) {
+            steps.push(Step::PutUplink(name.clone(), uplink.clone()));
+        }
+    }
+    for (ns, domain) in &desired.domains {
+        let seen = observed.domains.get(ns);
+        for (name, leg) in &domain.legs {
+            if seen.and_then(|s| s.legs.get(name)) != Some(leg) {
+                steps.push(Step::PutLeg(ns.clone(), name.clone(), leg.clone()));
+            }
+        }
+        if let Some(egress) = &domain.egress
+            && seen.and_then(|s| s.egress.as_ref()) != Some(egress)
+        {
+            steps.push(Step::PutEgress(ns.clone(), egress.clone()));
+        }
+    }
+    for (name, port) in &desired.ports {
+        if observed.ports.get(name) != Some(port) {
+            steps.push(Step::PutPort(name.clone(), port.clone()));
+        }
+    }
+    for (name, tap) in &desired.taps {
+        if observed.taps.get(name) != Some(tap) {
+            steps.push(Step::PutTap(name.clone(), tap.clone()));
+        }
+    }
+}

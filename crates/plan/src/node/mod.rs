@@ -1,0 +1,199 @@
+//! The node plan: which devices, namespaces and port facts a node must hold, and the ordered steps to get there.
+//!
+//! [`NodeState`] describes both what is wanted and what was observed, so that «nothing to do» is equality. [`diff`]
+//! turns a pair of them into [`Step`]s; an engine (crate `dataplane`) observes and applies. Every step is idempotent.
+
+mod build;
+mod diff;
+mod simulate;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use multihome_model::{IfName, MacAddr, Mtu, VlanId, Vni};
+use serde::{Deserialize, Serialize};
+
+pub use build::{
+    Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic, TRANSIT, VXLAN_PORT, bridge_name, build, domain_name, tap_name,
+};
+pub use diff::diff;
+pub use simulate::simulate;
+
+/// What a node holds, or is to hold, of ours. Nothing else on the node is described, and nothing else is touched.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeState {
+    /// One bridge per network, by device name.
+    pub bridges: BTreeMap<IfName, Bridge>,
+    /// What connects bridges to other nodes, by device name.
+    pub uplinks: BTreeMap<IfName, Uplink>,
+    /// Routing domains, by network namespace name.
+    pub domains: BTreeMap<String, Domain>,
+    /// One tap per NIC, by device name.
+    pub taps: BTreeMap<IfName, Tap>,
+    /// What may leave each port, by device name. Facts without a device are left over and are removed.
+    pub ports: BTreeMap<IfName, Port>,
+}
+
+/// A network's bridge. No spanning tree, no forward delay, no multicast snooping.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bridge {
+    /// The readable name, kept as the interface alias.
+    pub alias: String,
+    /// MTU in bytes.
+    pub mtu: Mtu,
+}
+
+/// What connects a bridge to other nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uplink {
+    /// The readable name, kept as the interface alias.
+    pub alias: String,
+    /// The bridge that it is a port of.
+    pub bridge: IfName,
+    /// MTU in bytes.
+    pub mtu: Mtu,
+    /// What it is.
+    pub kind: UplinkKind,
+}
+
+/// Kinds of uplink. Changing one needs a new device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UplinkKind {
+    /// A VXLAN device without learning (RFC 7348); forwarding entries are programmed.
+    Vxlan {
+        /// Network identifier.
+        vni: Vni,
+        /// Outer source address; without one the kernel chooses by route.
+        local: Option<IpAddr>,
+        /// UDP port, 4789 by RFC 7348.
+        port: u16,
+    },
+    /// An 802.1Q sub-interface.
+    Vlan {
+        /// The device that carries the tagged frames.
+        parent: IfName,
+        /// VLAN id.
+        id: VlanId,
+    },
+}
+
+/// A routing domain: a network namespace with one leg per subnet, and maybe a way out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Domain {
+    /// Gateway legs, by the name of their end on the bridge.
+    pub legs: BTreeMap<IfName, Leg>,
+    /// The way out to the host's own network.
+    pub egress: Option<Egress>,
+}
+
+/// A subnet's gateway: a veth pair from the network's bridge into the domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leg {
+    /// The readable name, kept as the alias of the end on the bridge.
+    pub alias: String,
+    /// The bridge that it is a port of.
+    pub bridge: IfName,
+    /// The name of the other end, inside the domain.
+    pub peer: IfName,
+    /// MAC of the end inside the domain; the same on every node.
+    pub mac: MacAddr,
+    /// Gateway addresses with prefix length, on the end inside the domain.
+    pub addresses: BTreeSet<IpNet>,
+    /// MTU of both ends in bytes.
+    pub mtu: Mtu,
+}
+
+/// A domain's way out: a veth pair to the host with a /31 (RFC 3021) of link-local addresses, the default route of the
+/// domain over it, source translation to `peer_address` for the networks in `nat`, and for them alone: what comes from
+/// any other source is not forwarded to the host. The host in turn masquerades what comes from the link-local
+/// transit range.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Egress {
+    /// The readable name, kept as the alias of the host's end.
+    pub alias: String,
+    /// The host's end.
+    pub host: IfName,
+    /// The end inside the domain.
+    pub peer: IfName,
+    /// Address of the host's end, /31.
+    pub host_address: Ipv4Addr,
+    /// Address of the end inside the domain, /31.
+    pub peer_address: Ipv4Addr,
+    /// Subnets whose traffic may leave, source-translated.
+    pub nat: BTreeSet<IpNet>,
+}
+
+/// A NIC's tap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tap {
+    /// The readable name, kept as the interface alias.
+    pub alias: String,
+    /// The bridge that it is a port of.
+    pub bridge: IfName,
+    /// MTU in bytes.
+    pub mtu: Mtu,
+    /// Queue pairs; more than one makes a multi-queue tap. Changing between one and more needs a new device.
+    pub queues: u32,
+    /// Transmit queue length in packets, where asked for.
+    pub tx_queue_length: Option<u32>,
+}
+
+/// What may leave a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// Whether DHCPv4 requests from it are answered on the port and go no further.
+    pub dhcp_served: bool,
+    /// What it may send.
+    pub security: Security,
+}
+
+/// What a port may send.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Security {
+    /// Frames from this MAC, with these addresses as sources (and the MAC's own link-local one), and neither DHCP
+    /// server messages nor router advertisements or redirects.
+    Strict {
+        /// The NIC's MAC.
+        mac: MacAddr,
+        /// IPv4 addresses of the NIC.
+        ipv4: BTreeSet<Ipv4Addr>,
+        /// IPv6 addresses of the NIC, the link-local one included.
+        ipv6: BTreeSet<Ipv6Addr>,
+    },
+    /// Anything.
+    Promiscuous,
+}
+
+/// One change to a node. Applying it when it is already true changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// Make the namespace: loopback up, forwarding on.
+    CreateDomain(String),
+    /// Remove the namespace, with everything in it.
+    DeleteDomain(String),
+    /// Make the bridge, or give it this alias and MTU.
+    PutBridge(IfName, Bridge),
+    /// Remove the bridge.
+    DeleteBridge(IfName),
+    /// Make the uplink, or give it this bridge, alias and MTU; a device of another kind is replaced.
+    PutUplink(IfName, Uplink),
+    /// Remove the uplink.
+    DeleteUplink(IfName),
+    /// Make the leg of a domain, or give it this bridge, alias, MTU, MAC and exactly these addresses.
+    PutLeg(String, IfName, Leg),
+    /// Remove a leg by its end on the bridge.
+    DeleteLeg(String, IfName),
+    /// Make the domain's way out, or make it this.
+    PutEgress(String, Egress),
+    /// Remove the domain's way out; the second field is the host's end.
+    DeleteEgress(String, IfName),
+    /// Make exactly these facts true for the port, whether the device exists or not.
+    PutPort(IfName, Port),
+    /// Forget the port's facts.
+    DeletePort(IfName),
+    /// Make the tap, or give it this bridge, alias, MTU and queue length.
+    PutTap(IfName, Tap),
+    /// Remove the tap.
+    DeleteTap(IfName),
+}

@@ -1,0 +1,132 @@
+//! The node plan and its diff, for random nodes: what the engines rely on.
+
+use std::net::IpAddr;
+
+use multihome_model::checked::check_network;
+use multihome_model::{IfName, IpFamilySpec, MacAddr, Mtu, NetworkSpec, NetworkType, PortSecurity, Vni, VlanSpec};
+use multihome_plan::node::{
+    Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic, NodeState, Security, Step, TRANSIT, build, diff, simulate,
+};
+use proptest::prelude::*;
+
+fn network(i: usize, kind: NetworkType, vpc: Option<u8>, mtu: u32) -> NodeNetwork {
+    let spec = NetworkSpec {
+        r#type: kind,
+        vlan: (kind == NetworkType::Vlan).then(|| VlanSpec { id: Some(100 + i as u32), trunk: vec![] }),
+        vpc: vpc.map(|v| format!("vpc{v}")),
+        ipv4: Some(IpFamilySpec {
+            cidr: Some(format!("10.{i}.0.0/24")),
+            gateway: Some(format!("10.{i}.0.1")),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    NodeNetwork {
+        uid: format!("network-{i}"),
+        key: format!("default/net{i}"),
+        spec: check_network("net", &spec).unwrap(),
+        mtu: Mtu::new(mtu).unwrap(),
+        vni: (kind == NetworkType::Overlay).then(|| Vni::new(1000 + i as u32).unwrap()),
+        vpc_uid: vpc.map(|v| format!("vpc-uid-{v}")),
+    }
+}
+
+fn inputs() -> impl Strategy<Value = NodeInput> {
+    let kind = prop_oneof![Just(NetworkType::Management), Just(NetworkType::Vlan), Just(NetworkType::Overlay)];
+    let nets = proptest::collection::vec((kind, proptest::option::of(0u8..2), 1280u32..9000), 1..5);
+    let nics = proptest::collection::vec((0usize..5, any::<bool>(), 1u32..3), 0..8);
+    (nets, nics, any::<bool>()).prop_map(|(nets, nics, uplink)| NodeInput {
+        node: NodeFacts {
+            fabrics: [("mgmt".to_owned(), Fabric { device: uplink.then(|| IfName::new("eth9").unwrap()) })].into(),
+            tunnel_address: None,
+        },
+        networks: nets.iter().enumerate().map(|(i, (k, v, m))| network(i, *k, *v, *m)).collect(),
+        nics: nics
+            .iter()
+            .enumerate()
+            .map(|(i, (net, strict, queues))| NodeNic {
+                uid: format!("nic-{i}"),
+                key: format!("default/nic{i}"),
+                network: format!("default/net{net}"),
+                mac: MacAddr([2, 0, 0, 0, 0, i as u8]),
+                addresses: vec![IpAddr::from([10, *net as u8, 0, 10 + i as u8])],
+                security: if *strict { PortSecurity::Strict } else { PortSecurity::Promiscuous },
+                queues: *queues,
+                tx_queue_length: None,
+            })
+            .collect(),
+    })
+}
+
+fn applied(mut state: NodeState, steps: &[Step]) -> NodeState {
+    steps.iter().for_each(|s| simulate(&mut state, s));
+    state
+}
+
+proptest! {
+    #[test]
+    fn applying_and_observing_again_leaves_nothing_to_do(a in inputs()) {
+        let want = build(&a);
+        let have = applied(NodeState::default(), &diff(&NodeState::default(), &want));
+        prop_assert_eq!(&have, &want);
+        prop_assert!(diff(&have, &want).is_empty());
+    }
+
+    #[test]
+    fn two_plans_in_a_row_end_where_the_last_alone_would(a in inputs(), b in inputs()) {
+        let (first, second) = (build(&a), build(&b));
+        let have = applied(NodeState::default(), &diff(&NodeState::default(), &first));
+        let have = applied(have.clone(), &diff(&have, &second));
+        prop_assert_eq!(have, second);
+    }
+
+    #[test]
+    fn an_interrupted_plan_converges(a in inputs(), b in inputs(), cut in 0usize..60) {
+        let (first, second) = (build(&a), build(&b));
+        let steps = diff(&first, &second);
+        let have = applied(first, &steps[..cut.min(steps.len())]);
+        let have = applied(have.clone(), &diff(&have, &second));
+        prop_assert_eq!(have, second);
+    }
+
+    #[test]
+    fn the_order_of_resources_does_not_matter(mut a in inputs()) {
+        let before = build(&a);
+        a.networks.reverse();
+        a.nics.reverse();
+        prop_assert_eq!(build(&a), before);
+    }
+
+    #[test]
+    fn no_tap_joins_a_bridge_before_its_facts(a in inputs()) {
+        let steps = diff(&NodeState::default(), &build(&a));
+        for (i, step) in steps.iter().enumerate() {
+            if let Step::PutTap(name, _) = step {
+                let fact = steps.iter().position(|s| matches!(s, Step::PutPort(n, _) if n == name));
+                prop_assert!(fact.is_some_and(|f| f < i));
+            }
+        }
+    }
+
+    #[test]
+    fn transit_addresses_never_collide(a in inputs()) {
+        let state = build(&a);
+        let mut seen = std::collections::BTreeSet::new();
+        for egress in state.domains.values().filter_map(|d| d.egress.as_ref()) {
+            prop_assert!(TRANSIT.contains(&egress.host_address) && TRANSIT.contains(&egress.peer_address));
+            prop_assert!(seen.insert(egress.host_address) && seen.insert(egress.peer_address));
+        }
+    }
+
+    #[test]
+    fn strict_ports_name_their_own_addresses_only(a in inputs()) {
+        let state = build(&a);
+        for nic in &a.nics {
+            let tap = multihome_plan::node::tap_name(&nic.uid);
+            if let Some(Security::Strict { mac, ipv4, .. }) = state.ports.get(&tap).map(|p| &p.security) {
+                prop_assert_eq!(*mac, nic.mac);
+                prop_assert!(ipv4.iter().all(|x| nic.addresses.contains(&IpAddr::V4(*x))));
+            }
+        }
+    }
+}
