@@ -7,6 +7,7 @@ mod patch;
 mod resource;
 mod schema;
 mod selector;
+mod store;
 
 pub use error::Cause;
 pub use jsonpath::PathError;
