@@ -1,0 +1,150 @@
+//! VM manifests: the networks that they name, the MACs that they ask for, the images that they boot.
+
+use kube::ResourceExt;
+use multihome_model::kubevirt::{
+    NetworkSource, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceSpec, check_instance, check_machine,
+};
+use multihome_model::{ANNOTATION_ALLOW_SAME_NETWORK, ANNOTATION_PRIMARY, MacAddr, Network, NetworkInterface, Violations};
+
+use super::nic::network_of_manifest;
+use super::{Lookup, Refusal, Request, Rules, Verdict, get, list, parse, spec_changed};
+use crate::Key;
+use crate::vm::{manifest_nics, nic_name, pod_network};
+use crate::world::network_key;
+
+pub(super) fn validate_machine(rules: &Rules, req: &Request<'_>, look: &dyn Lookup) -> Verdict {
+    let Some(new) = req.new else { return Ok(()) };
+    if req.old.is_some() && !spec_changed(req) {
+        return Ok(());
+    }
+    let vm: VirtualMachine = parse(new)?;
+    let mut v = check_machine(req.name, &vm.spec);
+    if v.is_empty() {
+        let flags = Flags::of(&vm.metadata);
+        networks(req, look, "spec.template.spec", &vm.spec.template.spec, &flags, &mut v);
+        images(rules, "spec.template.spec", &vm.spec.template.spec, &mut v);
+    }
+    Ok(v.into_result(())?)
+}
+
+pub(super) fn validate_instance(rules: &Rules, req: &Request<'_>, look: &dyn Lookup) -> Verdict {
+    let Some(new) = req.new else { return Ok(()) };
+    if req.old.is_some() && !spec_changed(req) {
+        return Ok(());
+    }
+    let vmi: VirtualMachineInstance = parse(new)?;
+    let mut v = check_instance(req.name, &vmi.spec);
+    if v.is_empty() {
+        networks(req, look, "spec", &vmi.spec, &Flags::of(&vmi.metadata), &mut v);
+        images(rules, "spec", &vmi.spec, &mut v);
+    }
+    Ok(v.into_result(())?)
+}
+
+/// What annotations say.
+struct Flags {
+    primary: Option<String>,
+    same_network: bool,
+}
+
+impl Flags {
+    fn of(meta: &kube::api::ObjectMeta) -> Self {
+        let get = |name: &str| meta.annotations.as_ref().and_then(|a| a.get(name));
+        Self {
+            primary: get(ANNOTATION_PRIMARY).cloned(),
+            same_network: get(ANNOTATION_ALLOW_SAME_NETWORK).is_some_and(|v| v == "true"),
+        }
+    }
+}
+
+fn networks(
+    req: &Request<'_>,
+    look: &dyn Lookup,
+    at: &str,
+    spec: &VirtualMachineInstanceSpec,
+    flags: &Flags,
+    v: &mut Violations,
+) {
+    let nics = manifest_nics(spec);
+    if let Some(p) = &flags.primary
+        && !nics.iter().any(|n| n.interface.name == *p)
+    {
+        v.add("metadata.annotations", format!("{ANNOTATION_PRIMARY} names interface {p:?}, which the VM has not: name one of its own"));
+    }
+    let all = list::<Network>(look, Some(req.namespace));
+    let keyed: Vec<(Key, Network)> = all.into_iter().map(|n| (Key::of(&n), n)).collect();
+    let mut seen: Vec<(Key, String)> = vec![];
+    for (i, m) in nics.iter().enumerate() {
+        let field = format!("{at}.networks[{i}]");
+        let net = match &m.source {
+            NetworkSource::Named(name) => Key::reference(name, req.namespace),
+            NetworkSource::Pod => match pod_network(keyed.iter().map(|(k, n)| (k, n)), req.namespace) {
+                Ok(k) => k,
+                Err(why) => {
+                    v.add(&field, why);
+                    continue;
+                }
+            },
+        };
+        if let Err(refusal) = network_of_manifest(look, &net) {
+            match refusal {
+                Refusal::Forbidden(text) => v.add(&field, text),
+                Refusal::Invalid(list) => list.into_iter().for_each(|x| v.add(&field, x.message)),
+            }
+            continue;
+        }
+        if let Some((_, other)) = seen.iter().find(|(k, _)| *k == net)
+            && !flags.same_network
+        {
+            v.add(
+                &field,
+                format!("interfaces {other:?} and {:?} are both on Network {net}: use another network, or annotate the VM with {ANNOTATION_ALLOW_SAME_NETWORK}=true", m.interface.name),
+            );
+        }
+        seen.push((net.clone(), m.interface.name.clone()));
+        let name = nic_name(req.name, &m.interface.name);
+        if let Some(there) = get::<NetworkInterface>(look, &Key::new(req.namespace, name.clone()))
+            && there.spec.vm() != Some(req.name)
+        {
+            v.add(
+                &field,
+                format!("NIC {name:?}, which interface {:?} would become, exists and belongs to {}: rename the interface", m.interface.name, there.spec.vm().unwrap_or("no VM")),
+            );
+        }
+        if let Some(mac) = m.interface.mac_address.as_deref().and_then(|m| m.parse::<MacAddr>().ok()) {
+            let taken = list::<NetworkInterface>(look, None).into_iter().find(|n| {
+                let theirs = n.status.as_ref().and_then(|s| s.mac.as_deref()).or(n.spec.mac.as_deref());
+                network_key(n) == net
+                    && theirs.and_then(|x| x.parse::<MacAddr>().ok()) == Some(mac)
+                    && (n.name_any() != name || n.namespace().as_deref() != Some(req.namespace))
+            });
+            if let Some(n) = taken {
+                v.add(
+                    format!("{at}.domain.devices.interfaces[{i}].macAddress"),
+                    format!("MAC {mac} is taken by NIC {} on Network {net}: use another, or none", Key::of(&n)),
+                );
+            }
+        }
+    }
+}
+
+/// Images are looked up in the node's store; one that is missing is refused with the command that would import it.
+fn images(rules: &Rules, at: &str, spec: &VirtualMachineInstanceSpec, v: &mut Violations) {
+    let Some(check) = &rules.images else { return };
+    let boot = spec.domain.firmware.as_ref().and_then(|f| f.kernel_boot.as_ref()).and_then(|k| k.container.as_ref());
+    let mut look = |field: String, image: &str| {
+        if let Err(why) = check(image) {
+            v.add(field, why);
+        }
+    };
+    if let Some(c) = boot {
+        look(format!("{at}.domain.firmware.kernelBoot.container.image"), &c.image);
+    }
+    for (i, vol) in spec.volumes.iter().enumerate() {
+        for (name, disk) in [("containerDisk", &vol.container_disk), ("registryDisk", &vol.registry_disk)] {
+            if let Some(d) = disk {
+                look(format!("{at}.volumes[{i}].{name}.image"), &d.image);
+            }
+        }
+    }
+}

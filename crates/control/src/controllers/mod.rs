@@ -1,0 +1,161 @@
+//! The controllers: one queue, one handler per kind.
+
+mod fabric;
+mod network;
+mod nic;
+mod vm;
+mod vpc;
+
+use std::sync::Arc;
+
+use kube::Client;
+use multihome_model::MGMT_FABRIC;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::events::Events;
+use crate::queue::{Next, Queue};
+use crate::world::vm_key;
+use crate::{Change, Key, World};
+
+/// How many objects are worked on at the same time.
+const WORKERS: usize = 16;
+
+/// What one handler works on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Work {
+    Network(Key),
+    Nic(Key),
+    Vpc(Key),
+    Fabric(String),
+    Vm(Key),
+    Vmi(Key),
+}
+
+/// What every handler has at hand.
+struct Context {
+    client: Client,
+    world: World,
+    events: Events,
+    /// Serialises choices that must not be made twice at once: addresses, VNIs.
+    choosing: tokio::sync::Mutex<()>,
+}
+
+/// A failure of a handler; it is logged, and the work comes back.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Api(#[from] kube::Error),
+}
+
+type Outcome = Result<Next, Failure>;
+
+/// Runs all controllers until the future is dropped.
+pub async fn run(client: Client, world: World) {
+    let ctx = Arc::new(Context {
+        events: Events::new(client.clone(), "controller", None),
+        client,
+        world,
+        choosing: tokio::sync::Mutex::default(),
+    });
+    let queue = Queue::default();
+    let mut changes = ctx.world.changes();
+    ctx.world.synced().await;
+    enqueue_everything(&ctx, &queue);
+    let feed = async {
+        loop {
+            match changes.recv().await {
+                Ok(change) => enqueue(&ctx, &queue, change),
+                Err(RecvError::Lagged(_)) => enqueue_everything(&ctx, &queue),
+                Err(RecvError::Closed) => return,
+            }
+        }
+    };
+    let work = queue.run(WORKERS, |work| {
+        let ctx = ctx.clone();
+        async move {
+            let outcome = match &work {
+                Work::Network(k) => network::reconcile(&ctx, k).await,
+                Work::Nic(k) => nic::reconcile(&ctx, k).await,
+                Work::Vpc(k) => vpc::reconcile(&ctx, k).await,
+                Work::Fabric(name) => fabric::reconcile(&ctx, name).await,
+                Work::Vm(k) => vm::reconcile_vm(&ctx, k).await,
+                Work::Vmi(k) => vm::reconcile_vmi(&ctx, k).await,
+            };
+            outcome.unwrap_or_else(|e| {
+                tracing::warn!(?work, "will be tried again: {e}");
+                Next::Failed
+            })
+        }
+    });
+    tokio::join!(feed, work);
+}
+
+fn enqueue_everything(ctx: &Context, queue: &Queue<Work>) {
+    queue.push(Work::Fabric(MGMT_FABRIC.into()));
+    let t = ctx.world.read();
+    t.fabrics.keys().for_each(|k| queue.push(Work::Fabric(k.name.clone())));
+    t.vpcs.keys().for_each(|k| queue.push(Work::Vpc(k.clone())));
+    t.networks.keys().for_each(|k| queue.push(Work::Network(k.clone())));
+    t.nics.keys().for_each(|k| queue.push(Work::Nic(k.clone())));
+    t.vms.keys().for_each(|k| queue.push(Work::Vm(k.clone())));
+    t.vmis.keys().for_each(|k| queue.push(Work::Vmi(k.clone())));
+}
+
+/// Whom a change concerns besides the object itself.
+fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
+    match change {
+        Change::Network(k) => {
+            let t = ctx.world.read();
+            t.nics_of_network(&k).for_each(|nic| queue.push(Work::Nic(nic.clone())));
+            t.vms.keys().filter(|vm| waits_for_network(&t, vm)).for_each(|vm| queue.push(Work::Vm(vm.clone())));
+            if let Some(vpc) = t.networks.get(&k).and_then(|n| n.spec.vpc.clone()) {
+                queue.push(Work::Vpc(Key::new(k.namespace.clone(), vpc)));
+            }
+            drop(t);
+            queue.push(Work::Network(k));
+        }
+        Change::Nic { key, vms, networks } => {
+            let t = ctx.world.read();
+            for vm in vms {
+                t.nics_of_vm(&vm).iter().for_each(|nic| queue.push(Work::Nic(Key::of(nic.as_ref()))));
+                queue.push(if t.vms.contains_key(&vm) { Work::Vm(vm) } else { Work::Vmi(vm) });
+            }
+            drop(t);
+            networks.into_iter().for_each(|n| queue.push(Work::Network(n)));
+            queue.push(Work::Nic(key));
+        }
+        Change::Claim(network) => queue.push(Work::Network(network)),
+        Change::Fabric(name) => {
+            let t = ctx.world.read();
+            let riders = t.networks.iter().filter(|(_, n)| n.spec.fabric() == name);
+            riders.for_each(|(k, _)| queue.push(Work::Network(k.clone())));
+            drop(t);
+            queue.push(Work::Fabric(name));
+        }
+        Change::Vpc(k) => queue.push(Work::Vpc(k)),
+        Change::Vm(k) => queue.push(Work::Vm(k)),
+        Change::Vmi(k) => {
+            let t = ctx.world.read();
+            t.nics_of_vm(&k).iter().for_each(|nic| queue.push(Work::Nic(Key::of(nic.as_ref()))));
+            let owned = t.vms.contains_key(&k);
+            drop(t);
+            if owned {
+                queue.push(Work::Vm(k.clone()));
+            }
+            queue.push(Work::Vmi(k));
+        }
+        Change::Node(_) => {
+            let t = ctx.world.read();
+            let pending = t.vmis.iter().filter(|(_, v)| v.status.as_ref().is_none_or(|s| s.node_name.is_none()));
+            pending.for_each(|(k, _)| queue.push(Work::Vmi(k.clone())));
+        }
+    }
+}
+
+/// Whether a VM has fewer NICs than its manifest names.
+fn waits_for_network(t: &crate::world::Tables, vm: &Key) -> bool {
+    t.vms.get(vm).is_some_and(|m| {
+        let wanted = crate::vm::manifest_nics(&m.spec.template.spec).len();
+        t.nics_of_vm(vm).iter().filter(|n| vm_key(n).as_ref() == Some(vm)).count() < wanted
+    })
+}

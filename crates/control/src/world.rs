@@ -1,0 +1,334 @@
+//! Everything that the controllers and the agent need to know, kept up to date by watching, with the indexes that make
+//! one NIC's work independent of how many others there are.
+//!
+//! Readers are told of a change after the change can be read here, never before.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use futures::{StreamExt, pin_mut};
+use k8s_openapi::api::core::v1::Node;
+use kube::api::Api;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, Resource, ResourceExt};
+use multihome_model::kubevirt::{VirtualMachine, VirtualMachineInstance};
+use multihome_model::{AddressClaim, ClusterNetwork, Network, NetworkInterface, OwnerRef, Vpc};
+use serde::de::DeserializeOwned;
+use tokio::sync::{broadcast, watch};
+
+use crate::Key;
+
+/// What changed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Change {
+    /// A Network.
+    Network(Key),
+    /// A NetworkInterface, with the VM and the network that it had before and has now.
+    Nic {
+        /// The NIC.
+        key: Key,
+        /// VMs concerned.
+        vms: Vec<Key>,
+        /// Networks concerned.
+        networks: Vec<Key>,
+    },
+    /// An AddressClaim of this network.
+    Claim(Key),
+    /// A ClusterNetwork, by name.
+    Fabric(String),
+    /// A Vpc.
+    Vpc(Key),
+    /// A VirtualMachine.
+    Vm(Key),
+    /// A VirtualMachineInstance.
+    Vmi(Key),
+    /// A Node, by name.
+    Node(String),
+}
+
+/// Objects of one kind by key.
+pub type Table<K> = BTreeMap<Key, Arc<K>>;
+
+/// The objects and their indexes.
+#[derive(Debug, Default)]
+pub struct Tables {
+    /// Networks.
+    pub networks: Table<Network>,
+    /// NICs.
+    pub nics: Table<NetworkInterface>,
+    /// Fabrics.
+    pub fabrics: Table<ClusterNetwork>,
+    /// Routing domains.
+    pub vpcs: Table<Vpc>,
+    /// VMs.
+    pub vms: Table<VirtualMachine>,
+    /// Instances.
+    pub vmis: Table<VirtualMachineInstance>,
+    /// Nodes.
+    pub nodes: Table<Node>,
+    claims: Table<AddressClaim>,
+    /// NICs of each VM.
+    nics_by_vm: HashMap<Key, BTreeSet<Key>>,
+    /// NICs of each network.
+    nics_by_network: HashMap<Key, BTreeSet<Key>>,
+    /// Addresses that are claimed in each network.
+    addresses: HashMap<Key, BTreeSet<IpAddr>>,
+    /// Names of the claims that each NIC holds, by the NIC's uid.
+    claims_by_owner: HashMap<String, BTreeSet<Key>>,
+}
+
+impl Tables {
+    /// The NICs of a VM.
+    pub fn nics_of_vm(&self, vm: &Key) -> Vec<Arc<NetworkInterface>> {
+        self.nics_by_vm.get(vm).into_iter().flatten().filter_map(|k| self.nics.get(k).cloned()).collect()
+    }
+
+    /// The keys of the NICs of a network.
+    pub fn nics_of_network(&self, network: &Key) -> impl Iterator<Item = &Key> {
+        self.nics_by_network.get(network).into_iter().flatten()
+    }
+
+    /// How many NICs a network has.
+    pub fn nic_count(&self, network: &Key) -> usize {
+        self.nics_by_network.get(network).map_or(0, BTreeSet::len)
+    }
+
+    /// The addresses that are claimed in a network.
+    pub fn addresses(&self, network: &Key) -> Option<&BTreeSet<IpAddr>> {
+        self.addresses.get(network)
+    }
+
+    /// The claims of a NIC, by its uid.
+    pub fn claims_of(&self, nic_uid: &str) -> Vec<Arc<AddressClaim>> {
+        let keys = self.claims_by_owner.get(nic_uid).into_iter().flatten();
+        keys.filter_map(|k| self.claims.get(k).cloned()).collect()
+    }
+
+    /// The network that a NIC attaches to.
+    pub fn network_of(&self, nic: &NetworkInterface) -> Option<(Key, Arc<Network>)> {
+        let key = network_key(nic);
+        self.networks.get(&key).cloned().map(|n| (key, n))
+    }
+}
+
+/// The key of the network that a NIC attaches to.
+pub fn network_key(nic: &NetworkInterface) -> Key {
+    Key::reference(&nic.spec.network, &nic.namespace().unwrap_or_default())
+}
+
+/// The key of the VM that a NIC belongs to.
+pub fn vm_key(nic: &NetworkInterface) -> Option<Key> {
+    nic.spec.vm().map(|vm| Key::new(nic.namespace().unwrap_or_default(), vm))
+}
+
+/// A kind that the world watches: where it is kept, and what a change of it means.
+trait Watched: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static {
+    fn table(tables: &mut Tables) -> &mut Table<Self>;
+    /// Updates the indexes; `old` has left the table already and `new` is not in it yet.
+    fn index(_: &mut Tables, _: &Key, _old: Option<&Self>, _new: Option<&Self>) {}
+    fn change(key: &Key, old: Option<&Self>, new: Option<&Self>) -> Change;
+}
+
+macro_rules! watched {
+    ($kind:ty, $field:ident, $change:expr) => {
+        impl Watched for $kind {
+            fn table(tables: &mut Tables) -> &mut Table<Self> {
+                &mut tables.$field
+            }
+            fn change(key: &Key, _: Option<&Self>, _: Option<&Self>) -> Change {
+                let change: fn(&Key) -> Change = $change;
+                change(key)
+            }
+        }
+    };
+}
+
+watched!(Network, networks, |k| Change::Network(k.clone()));
+watched!(ClusterNetwork, fabrics, |k| Change::Fabric(k.name.clone()));
+watched!(Vpc, vpcs, |k| Change::Vpc(k.clone()));
+watched!(VirtualMachine, vms, |k| Change::Vm(k.clone()));
+watched!(VirtualMachineInstance, vmis, |k| Change::Vmi(k.clone()));
+watched!(Node, nodes, |k| Change::Node(k.name.clone()));
+
+impl Watched for NetworkInterface {
+    fn table(tables: &mut Tables) -> &mut Table<Self> {
+        &mut tables.nics
+    }
+    fn index(tables: &mut Tables, key: &Key, old: Option<&Self>, new: Option<&Self>) {
+        let vms = &mut tables.nics_by_vm;
+        move_index(vms, key, old.and_then(vm_key), new.and_then(vm_key));
+        move_index(&mut tables.nics_by_network, key, old.map(network_key), new.map(network_key));
+    }
+    fn change(key: &Key, old: Option<&Self>, new: Option<&Self>) -> Change {
+        let both = || [old, new].into_iter().flatten();
+        let vms: BTreeSet<Key> = both().filter_map(vm_key).collect();
+        let networks: BTreeSet<Key> = both().map(network_key).collect();
+        Change::Nic { key: key.clone(), vms: vms.into_iter().collect(), networks: networks.into_iter().collect() }
+    }
+}
+
+impl Watched for AddressClaim {
+    fn table(tables: &mut Tables) -> &mut Table<Self> {
+        &mut tables.claims
+    }
+    fn index(tables: &mut Tables, key: &Key, old: Option<&Self>, new: Option<&Self>) {
+        let owner = |c: &Self| c.spec.owner.uid.clone();
+        move_index(&mut tables.claims_by_owner, key, old.map(owner), new.map(owner));
+        for (claim, present) in [(old, false), (new, true)] {
+            let Some(claim) = claim else { continue };
+            let Ok(address) = claim.spec.address.parse::<IpAddr>() else { continue };
+            let set = tables.addresses.entry(claim_network(claim)).or_default();
+            if present { set.insert(address) } else { set.remove(&address) };
+        }
+    }
+    fn change(_: &Key, old: Option<&Self>, new: Option<&Self>) -> Change {
+        Change::Claim(new.or(old).map(claim_network).unwrap_or_else(|| Key::new("", "")))
+    }
+}
+
+fn claim_network(claim: &AddressClaim) -> Key {
+    Key::new(claim.namespace().unwrap_or_default(), claim.spec.network.clone())
+}
+
+fn move_index<I: Eq + std::hash::Hash>(
+    index: &mut HashMap<I, BTreeSet<Key>>,
+    key: &Key,
+    from: Option<I>,
+    to: Option<I>,
+) {
+    if let Some(from) = from
+        && let Some(set) = index.get_mut(&from)
+    {
+        set.remove(key);
+        if set.is_empty() {
+            index.remove(&from);
+        }
+    }
+    if let Some(to) = to {
+        index.entry(to).or_default().insert(key.clone());
+    }
+}
+
+/// The shared view of the API. Clones share it.
+#[derive(Debug, Clone)]
+pub struct World {
+    tables: Arc<RwLock<Tables>>,
+    changes: broadcast::Sender<Change>,
+    synced: Arc<watch::Sender<usize>>,
+}
+
+/// How many kinds are watched.
+const KINDS: usize = 8;
+/// How many changes a slow reader may lag behind before it must look at everything again.
+const BACKLOG: usize = 65536;
+
+impl World {
+    /// Starts to watch with tasks of its own, which end when the last clone of the runtime does.
+    pub fn watch(client: &Client) -> Self {
+        let world =
+            Self { tables: Arc::default(), changes: broadcast::channel(BACKLOG).0, synced: Arc::new(watch::channel(0).0) };
+        world.start::<Network>(client);
+        world.start::<NetworkInterface>(client);
+        world.start::<AddressClaim>(client);
+        world.start::<ClusterNetwork>(client);
+        world.start::<Vpc>(client);
+        world.start::<VirtualMachine>(client);
+        world.start::<VirtualMachineInstance>(client);
+        world.start::<Node>(client);
+        world
+    }
+
+    /// Waits until everything that exists has been seen once.
+    pub async fn synced(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.synced.subscribe().wait_for(|n| *n >= KINDS).await;
+    }
+
+    /// Reads. Do not hold it across an await.
+    pub fn read(&self) -> RwLockReadGuard<'_, Tables> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes from now on. A reader that lags must look at everything again.
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Tables> {
+        self.tables.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start<K: Watched>(&self, client: &Client) {
+        let world = self.clone();
+        let api: Api<K> = Api::all(client.clone());
+        tokio::spawn(async move {
+            let stream = watcher(api, watcher::Config::default()).default_backoff();
+            pin_mut!(stream);
+            let mut seen: Option<BTreeSet<Key>> = None;
+            let mut first = true;
+            while let Some(event) = stream.next().await {
+                match event {
+                    Ok(watcher::Event::Init) => seen = Some(BTreeSet::new()),
+                    Ok(watcher::Event::InitApply(o)) => {
+                        if let Some(seen) = &mut seen {
+                            seen.insert(Key::of(&o));
+                        }
+                        world.put(o);
+                    }
+                    Ok(watcher::Event::InitDone) => {
+                        world.keep_only::<K>(&seen.take().unwrap_or_default());
+                        if std::mem::take(&mut first) {
+                            world.synced.send_modify(|n| *n += 1);
+                        }
+                    }
+                    Ok(watcher::Event::Apply(o)) => world.put(o),
+                    Ok(watcher::Event::Delete(o)) => world.remove::<K>(&Key::of(&o)),
+                    Err(e) => tracing::warn!(kind = %K::kind(&()), "watch interrupted: {e}"),
+                }
+            }
+        });
+    }
+
+    fn put<K: Watched>(&self, object: K) {
+        let key = Key::of(&object);
+        let mut tables = self.write();
+        let old = K::table(&mut tables).remove(&key);
+        if let Some(old) = &old
+            && old.meta().resource_version == object.meta().resource_version
+        {
+            let old = old.clone();
+            K::table(&mut tables).insert(key, old);
+            return;
+        }
+        K::index(&mut tables, &key, old.as_deref(), Some(&object));
+        let change = K::change(&key, old.as_deref(), Some(&object));
+        K::table(&mut tables).insert(key, Arc::new(object));
+        drop(tables);
+        let _ = self.changes.send(change);
+    }
+
+    fn remove<K: Watched>(&self, key: &Key) {
+        let mut tables = self.write();
+        let Some(old) = K::table(&mut tables).remove(key) else { return };
+        K::index(&mut tables, key, Some(&old), None);
+        let change = K::change(key, Some(&old), None);
+        drop(tables);
+        let _ = self.changes.send(change);
+    }
+
+    fn keep_only<K: Watched>(&self, seen: &BTreeSet<Key>) {
+        let gone: Vec<Key> =
+            K::table(&mut self.write()).keys().filter(|k| !seen.contains(*k)).cloned().collect();
+        gone.iter().for_each(|k| self.remove::<K>(k));
+    }
+}
+
+/// The owner reference that a NIC's claims carry.
+pub fn owner_of(nic: &NetworkInterface) -> OwnerRef {
+    OwnerRef {
+        namespace: nic.namespace().unwrap_or_default(),
+        name: nic.name_any(),
+        uid: nic.uid().unwrap_or_default(),
+    }
+}
