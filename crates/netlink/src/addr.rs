@@ -75,8 +75,7 @@ impl Rtnl {
     /// # Errors
     /// [`crate::Error::is_missing`] if it is not there.
     pub fn address_delete(&mut self, address: &Address) -> Result<()> {
-        self.socket
-            .request(message(libc::RTM_DELADDR, 0, "delete address", address))
+        self.socket.request(message(libc::RTM_DELADDR, 0, "delete address", address))
     }
 
     /// Every address of the namespace, both families, link-local ones included.
@@ -88,11 +87,7 @@ impl Rtnl {
         self.socket.dump(m, |body| {
             let attributes = body.get(8..)?;
             let ip = msg::find(attributes, IFA_LOCAL).or(msg::find(attributes, IFA_ADDRESS))?;
-            Some(Address {
-                index: msg::u32_at(body, 4)?,
-                ip: read_ip(ip)?,
-                prefix: *body.get(1)?,
-            })
+            Some(Address { index: msg::u32_at(body, 4)?, ip: read_ip(ip)?, prefix: *body.get(1)? })
         })
     }
 }

@@ -57,19 +57,12 @@ pub enum Error {
 }
 
 fn reason(message: &Option<String>) -> String {
-    message
-        .as_deref()
-        .map(|m| format!(" ({m})"))
-        .unwrap_or_default()
+    message.as_deref().map(|m| format!(" ({m})")).unwrap_or_default()
 }
 
 impl Error {
     pub(crate) fn io(op: &'static str, subject: impl Into<String>, source: io::Error) -> Self {
-        Self::Io {
-            op,
-            subject: subject.into(),
-            source,
-        }
+        Self::Io { op, subject: subject.into(), source }
     }
 
     pub(crate) fn last(op: &'static str, subject: impl Into<String>) -> Self {
@@ -77,12 +70,7 @@ impl Error {
     }
 
     pub(crate) fn kernel(op: &'static str, subject: impl Into<String>, errno: i32) -> Self {
-        Self::Kernel {
-            op,
-            subject: subject.into(),
-            errno,
-            message: None,
-        }
+        Self::Kernel { op, subject: subject.into(), errno, message: None }
     }
 
     /// The errno behind this error, positive, if there is one.
@@ -102,18 +90,12 @@ impl Error {
     /// The thing is not there: deleting it again is no fault
     /// (`ENODEV`, `ENOENT`, `ESRCH` for routes, `EADDRNOTAVAIL` for addresses, `ENXIO`).
     pub fn is_missing(&self) -> bool {
-        matches!(
-            self.errno(),
-            Some(libc::ENODEV | libc::ENOENT | libc::ESRCH | libc::EADDRNOTAVAIL | libc::ENXIO)
-        )
+        matches!(self.errno(), Some(libc::ENODEV | libc::ENOENT | libc::ESRCH | libc::EADDRNOTAVAIL | libc::ENXIO))
     }
 
     /// The kernel lacks the feature (`EOPNOTSUPP`, `EAFNOSUPPORT`, `EPROTONOSUPPORT`).
     pub fn is_unsupported(&self) -> bool {
-        matches!(
-            self.errno(),
-            Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT)
-        )
+        matches!(self.errno(), Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT))
     }
 }
 

@@ -241,18 +241,12 @@ pub(crate) fn check_name<'a>(op: &'static str, name: &'a str) -> Result<&'a str>
     if fits {
         return Ok(name);
     }
-    Err(Error::Invalid {
-        op,
-        what: format!("{name:?} is not a device name of 1 to 15 characters"),
-    })
+    Err(Error::Invalid { op, what: format!("{name:?} is not a device name of 1 to 15 characters") })
 }
 
 fn up_flags(up: Option<bool>) -> (u32, u32) {
     let flag = libc::IFF_UP as u32;
-    (
-        if up == Some(true) { flag } else { 0 },
-        if up.is_some() { flag } else { 0 },
-    )
+    (if up == Some(true) { flag } else { 0 }, if up.is_some() { flag } else { 0 })
 }
 
 impl Rtnl {
@@ -282,8 +276,7 @@ impl Rtnl {
     /// # Errors
     /// When the kernel refuses for a reason other than that there is none.
     pub fn link_at(&mut self, index: u32) -> Result<Option<Link>> {
-        let mut m = Msg::new(libc::RTM_GETLINK, 0, "look up", format!("link {index}"))
-            .raw(&ifinfo(index, 0, 0));
+        let mut m = Msg::new(libc::RTM_GETLINK, 0, "look up", format!("link {index}")).raw(&ifinfo(index, 0, 0));
         m.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
         self.one(m)
     }
@@ -301,9 +294,7 @@ impl Rtnl {
     /// # Errors
     /// `ENODEV` if there is none ([`Error::is_missing`]).
     pub fn index(&mut self, name: &str) -> Result<u32> {
-        self.link(name)?
-            .map(|link| link.index)
-            .ok_or_else(|| Error::kernel("look up", name, libc::ENODEV))
+        self.link(name)?.map(|link| link.index).ok_or_else(|| Error::kernel("look up", name, libc::ENODEV))
     }
 
     /// Creates a link, sets everything asked for in the same batch, and returns its index.
@@ -373,12 +364,7 @@ impl Rtnl {
 fn later<'a>(link: &NewLink<'a>) -> LinkChange<'a> {
     let bridge = matches!(link.kind, LinkKind::Bridge { .. });
     let mtu = link.change.mtu.filter(|_| bridge);
-    LinkChange {
-        mtu,
-        mac: None,
-        name: None,
-        ..link.change.clone()
-    }
+    LinkChange { mtu, mac: None, name: None, ..link.change.clone() }
 }
 
 fn creation(link: &NewLink<'_>) -> Result<Msg> {
@@ -392,10 +378,7 @@ fn creation(link: &NewLink<'_>) -> Result<Msg> {
     let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
     let mut m = Msg::new(libc::RTM_NEWLINK, flags, op, link.name).raw(&ifinfo(0, 0, 0));
     m.text(IFLA_IFNAME, link.name);
-    if let (Some(mtu), false) = (
-        link.change.mtu,
-        matches!(link.kind, LinkKind::Bridge { .. }),
-    ) {
+    if let (Some(mtu), false) = (link.change.mtu, matches!(link.kind, LinkKind::Bridge { .. })) {
         m.u32(IFLA_MTU, mtu);
     }
     if let Some(mac) = link.change.mac {
@@ -417,10 +400,7 @@ fn creation(link: &NewLink<'_>) -> Result<Msg> {
 
 fn kind_data(m: &mut Msg, kind: &LinkKind<'_>) {
     match kind {
-        LinkKind::Bridge {
-            ageing,
-            vlan_filtering,
-        } => {
+        LinkKind::Bridge { ageing, vlan_filtering } => {
             m.u32(BR_STP, 0);
             m.u32(BR_FORWARD_DELAY, 0);
             m.u32(BR_AGEING, *ageing);
@@ -429,14 +409,7 @@ fn kind_data(m: &mut Msg, kind: &LinkKind<'_>) {
                 m.u8(BR_VLAN_FILTERING, 1);
             }
         }
-        LinkKind::Vxlan {
-            vni,
-            port,
-            local,
-            ttl,
-            learning,
-            underlay,
-        } => {
+        LinkKind::Vxlan { vni, port, local, ttl, learning, underlay } => {
             m.u32(VXLAN_ID, *vni);
             match local {
                 IpAddr::V4(a) => m.attr(VXLAN_LOCAL, &a.octets()),
@@ -476,11 +449,11 @@ enum Target<'a> {
 impl Target<'_> {
     fn message(&self, op: &'static str, flags: u32, change: u32) -> Msg {
         match self {
-            Self::Index(index) => Msg::new(libc::RTM_NEWLINK, 0, op, format!("link {index}"))
-                .raw(&ifinfo(*index, flags, change)),
+            Self::Index(index) => {
+                Msg::new(libc::RTM_NEWLINK, 0, op, format!("link {index}")).raw(&ifinfo(*index, flags, change))
+            }
             Self::Name(name) => {
-                let mut m =
-                    Msg::new(libc::RTM_NEWLINK, 0, op, *name).raw(&ifinfo(0, flags, change));
+                let mut m = Msg::new(libc::RTM_NEWLINK, 0, op, *name).raw(&ifinfo(0, flags, change));
                 m.text(IFLA_IFNAME, name);
                 m
             }
@@ -492,11 +465,7 @@ impl Target<'_> {
 /// the administrative state last, so that a device never forwards half configured.
 fn changes(target: Target<'_>, change: &LinkChange<'_>) -> Result<Vec<Msg>> {
     let mut msgs = Vec::new();
-    if change.mac.is_some()
-        || change.mtu.is_some()
-        || change.alias.is_some()
-        || change.master.is_some()
-    {
+    if change.mac.is_some() || change.mtu.is_some() || change.alias.is_some() || change.master.is_some() {
         let mut m = target.message("configure", 0, 0);
         if let Some(mac) = change.mac {
             m.attr(IFLA_ADDRESS, &mac);
@@ -532,10 +501,7 @@ fn changes(target: Target<'_>, change: &LinkChange<'_>) -> Result<Vec<Msg>> {
     }
     if change.name.is_some() || change.netns.is_some() {
         let Target::Index(_) = target else {
-            return Err(Error::Invalid {
-                op: "change",
-                what: "renaming and moving need the link's index".into(),
-            });
+            return Err(Error::Invalid { op: "change", what: "renaming and moving need the link's index".into() });
         };
         let mut m = target.message("rename or move", 0, 0);
         if let Some(name) = change.name {

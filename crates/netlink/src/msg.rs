@@ -29,11 +29,7 @@ impl Msg {
         buf.extend_from_slice(&kind.to_ne_bytes());
         buf.extend_from_slice(&(flags as u16).to_ne_bytes());
         buf.extend_from_slice(&[0; 8]);
-        Self {
-            buf,
-            op,
-            subject: subject.into(),
-        }
+        Self { buf, op, subject: subject.into() }
     }
 
     /// Appends a family header or other bytes as they are, padded.
@@ -55,8 +51,7 @@ impl Msg {
     /// a longer one would be cut by the u16 length, so it is refused in debug builds.
     pub(crate) fn attr(&mut self, kind: u16, payload: &[u8]) {
         debug_assert!(payload.len() < 0xffff - 4);
-        self.buf
-            .extend_from_slice(&((payload.len() + 4) as u16).to_ne_bytes());
+        self.buf.extend_from_slice(&((payload.len() + 4) as u16).to_ne_bytes());
         self.buf.extend_from_slice(&kind.to_ne_bytes());
         self.buf.extend_from_slice(payload);
         self.pad();
@@ -150,10 +145,7 @@ pub(crate) fn attrs(mut data: &[u8]) -> impl Iterator<Item = Attr<'_>> {
         let kind = u16_at(data, 2)? & TYPE_MASK;
         let payload = data.get(4..len)?;
         data = data.get(align(len)..).unwrap_or(&[]);
-        Some(Attr {
-            kind,
-            data: payload,
-        })
+        Some(Attr { kind, data: payload })
     })
 }
 
@@ -177,11 +169,7 @@ impl<'a> Attr<'a> {
 
     /// The text up to the first NUL; bytes that are not UTF-8 are replaced.
     pub(crate) fn text(&self) -> String {
-        let end = self
-            .data
-            .iter()
-            .position(|b| *b == 0)
-            .unwrap_or(self.data.len());
+        let end = self.data.iter().position(|b| *b == 0).unwrap_or(self.data.len());
         String::from_utf8_lossy(&self.data[..end]).into_owned()
     }
 }

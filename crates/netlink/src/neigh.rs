@@ -78,12 +78,7 @@ fn fdb(kind: u16, flags: i32, op: &'static str, entry: &FdbEntry) -> Msg {
     // a static address is forwarded by that port (net/bridge/br_fdb.c, fdb_add_entry).
     let state = if entry.own { NUD_PERMANENT } else { NUD_NOARP };
     let subject = format!("{} on link {}", mac_text(entry.mac), entry.index);
-    let mut m = Msg::new(kind, flags, op, subject).raw(&head(
-        libc::AF_BRIDGE as u8,
-        entry.index,
-        state,
-        side,
-    ));
+    let mut m = Msg::new(kind, flags, op, subject).raw(&head(libc::AF_BRIDGE as u8, entry.index, state, side));
     m.attr(NDA_LLADDR, &entry.mac);
     if let Some(remote) = entry.remote {
         put_ip(&mut m, NDA_DST, remote);
@@ -100,17 +95,8 @@ impl Rtnl {
             .iter()
             .map(|e| {
                 let many = e.mac == [0; 6];
-                let flags = if many {
-                    libc::NLM_F_APPEND
-                } else {
-                    libc::NLM_F_REPLACE
-                };
-                fdb(
-                    libc::RTM_NEWNEIGH,
-                    libc::NLM_F_CREATE | flags,
-                    "set forwarding entry",
-                    e,
-                )
+                let flags = if many { libc::NLM_F_APPEND } else { libc::NLM_F_REPLACE };
+                fdb(libc::RTM_NEWNEIGH, libc::NLM_F_CREATE | flags, "set forwarding entry", e)
             })
             .collect();
         let settle = |r: Result<()>| match r {
@@ -122,10 +108,7 @@ impl Rtnl {
 
     /// Deletes forwarding entries in one batch; one result per entry, missing ones are reported.
     pub fn fdb_delete(&mut self, entries: &[FdbEntry]) -> Vec<Result<()>> {
-        let msgs = entries
-            .iter()
-            .map(|e| fdb(libc::RTM_DELNEIGH, 0, "delete forwarding entry", e))
-            .collect();
+        let msgs = entries.iter().map(|e| fdb(libc::RTM_DELNEIGH, 0, "delete forwarding entry", e)).collect();
         self.socket.batch(msgs)
     }
 
@@ -134,12 +117,8 @@ impl Rtnl {
     /// # Errors
     /// When the kernel refuses the dump.
     pub fn fdb(&mut self) -> Result<Vec<FdbEntry>> {
-        let m = Msg::new(libc::RTM_GETNEIGH, 0, "list", "forwarding entries").raw(&head(
-            libc::AF_BRIDGE as u8,
-            0,
-            0,
-            0,
-        ));
+        let m =
+            Msg::new(libc::RTM_GETNEIGH, 0, "list", "forwarding entries").raw(&head(libc::AF_BRIDGE as u8, 0, 0, 0));
         self.socket.dump(m, |body| {
             let state = msg::u16_at(body, 8)?;
             let flags = *body.get(10)?;
@@ -183,12 +162,7 @@ impl Rtnl {
     /// [`crate::Error::is_missing`] if there is none.
     pub fn neighbour_delete(&mut self, index: u32, ip: IpAddr) -> Result<()> {
         let subject = format!("{ip} on link {index}");
-        let mut m = Msg::new(libc::RTM_DELNEIGH, 0, "delete neighbour", subject).raw(&head(
-            family(ip),
-            index,
-            0,
-            0,
-        ));
+        let mut m = Msg::new(libc::RTM_DELNEIGH, 0, "delete neighbour", subject).raw(&head(family(ip), index, 0, 0));
         put_ip(&mut m, NDA_DST, ip);
         self.socket.request(m)
     }

@@ -55,10 +55,7 @@ impl Netns {
     /// # Errors
     /// [`Error::is_missing`] if there is no such process.
     pub fn of_process(pid: u32) -> Result<Self> {
-        Self::open_path(
-            &PathBuf::from(format!("/proc/{pid}/ns/net")),
-            &format!("(process {pid})"),
-        )
+        Self::open_path(&PathBuf::from(format!("/proc/{pid}/ns/net")), &format!("(process {pid})"))
     }
 
     /// A new namespace without a name, gone when the last holder is.
@@ -163,23 +160,13 @@ impl Netns {
     /// # Errors
     /// When the process is out of descriptors.
     pub fn try_clone(&self) -> Result<Self> {
-        let fd = self
-            .fd
-            .try_clone()
-            .map_err(|e| Error::io("clone handle of", self.name.clone(), e))?;
-        Ok(Self {
-            fd,
-            name: self.name.clone(),
-        })
+        let fd = self.fd.try_clone().map_err(|e| Error::io("clone handle of", self.name.clone(), e))?;
+        Ok(Self { fd, name: self.name.clone() })
     }
 
     fn open_path(path: &Path, name: &str) -> Result<Self> {
-        let file =
-            fs::File::open(path).map_err(|e| Error::io("open network namespace", name, e))?;
-        Ok(Self {
-            fd: file.into(),
-            name: name.to_owned(),
-        })
+        let file = fs::File::open(path).map_err(|e| Error::io("open network namespace", name, e))?;
+        Ok(Self { fd: file.into(), name: name.to_owned() })
     }
 }
 
@@ -190,32 +177,20 @@ fn on_thread<T: Send>(f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
             .stack_size(512 * 1024)
             .spawn_scoped(scope, f)
             .map_err(|e| Error::io("start", "namespace thread", e))?;
-        handle
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
 fn path_of(name: &str) -> Result<PathBuf> {
-    if name.is_empty()
-        || name == "."
-        || name == ".."
-        || name.contains(['/', '\0'])
-        || name.len() > 255
-    {
-        return Err(Error::Invalid {
-            op: "network namespace",
-            what: format!("{name:?} cannot be a file name"),
-        });
+    if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) || name.len() > 255 {
+        return Err(Error::Invalid { op: "network namespace", what: format!("{name:?} cannot be a file name") });
     }
     Ok(Path::new(RUN_DIR).join(name))
 }
 
 fn c_path(path: &Path) -> Result<CString> {
-    CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| Error::Invalid {
-        op: "mount",
-        what: "a path holds a NUL".into(),
-    })
+    CString::new(path.as_os_str().as_encoded_bytes())
+        .map_err(|_| Error::Invalid { op: "mount", what: "a path holds a NUL".into() })
 }
 
 fn is_namespace(path: &Path) -> bool {
@@ -240,11 +215,7 @@ fn unshare(name: &str) -> Result<()> {
 /// mount namespace does not stay alive in another.
 fn prepare_run_dir() -> Result<()> {
     let dir = Path::new(RUN_DIR);
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(dir)
-        .map_err(|e| Error::io("create", RUN_DIR, e))?;
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(|e| Error::io("create", RUN_DIR, e))?;
     let shared = libc::MS_SHARED | libc::MS_REC;
     if mount(None, dir, shared).is_ok() {
         return Ok(());
@@ -258,18 +229,6 @@ fn mount(source: Option<&str>, target: &Path, flags: libc::c_ulong) -> Result<()
     let c = c_path(target)?;
     // SAFETY: all strings are NUL-terminated and outlive the call; fstype and data may be null
     // for bind and propagation changes.
-    let r = unsafe {
-        libc::mount(
-            source.as_ptr(),
-            c.as_ptr(),
-            c"none".as_ptr(),
-            flags,
-            std::ptr::null(),
-        )
-    };
-    if r < 0 {
-        Err(Error::last("mount", target.display().to_string()))
-    } else {
-        Ok(())
-    }
+    let r = unsafe { libc::mount(source.as_ptr(), c.as_ptr(), c"none".as_ptr(), flags, std::ptr::null()) };
+    if r < 0 { Err(Error::last("mount", target.display().to_string())) } else { Ok(()) }
 }

@@ -153,29 +153,17 @@ pub struct Element {
 impl Element {
     /// An element of a set.
     pub fn key(key: Data) -> Self {
-        Self {
-            key,
-            key_end: None,
-            value: None,
-        }
+        Self { key, key_end: None, value: None }
     }
 
     /// An element of a map.
     pub fn pair(key: Data, value: Data) -> Self {
-        Self {
-            key,
-            key_end: None,
-            value: Some(Value::Data(value)),
-        }
+        Self { key, key_end: None, value: Some(Value::Data(value)) }
     }
 
     /// An element of a verdict map.
     pub fn verdict(key: Data, value: Value) -> Self {
-        Self {
-            key,
-            key_end: None,
-            value: Some(value),
-        }
+        Self { key, key_end: None, value: Some(value) }
     }
 }
 
@@ -245,9 +233,7 @@ impl Nft {
     /// # Errors
     /// When the system refuses the socket.
     pub fn open() -> Result<Self> {
-        Ok(Self {
-            socket: Socket::open(libc::NETLINK_NETFILTER)?,
-        })
+        Ok(Self { socket: Socket::open(libc::NETLINK_NETFILTER)? })
     }
 
     /// Opens a socket in a namespace.
@@ -277,32 +263,20 @@ impl Nft {
         sets.sort();
         sets.dedup();
         for set in sets {
-            let mut there: std::collections::HashSet<Vec<u8>> = self
-                .elements(family, table, &set)?
-                .into_iter()
-                .map(|e| e.key)
-                .collect();
+            let mut there: std::collections::HashSet<Vec<u8>> =
+                self.elements(family, table, &set)?.into_iter().map(|e| e.key).collect();
             steps.retain(|(add, of, element)| {
                 if *of != set {
                     return true;
                 }
                 let key = element.key.laid_out();
-                if *add {
-                    there.insert(key) || element.value.is_some()
-                } else {
-                    there.remove(&key)
-                }
+                if *add { there.insert(key) || element.value.is_some() } else { there.remove(&key) }
             });
         }
         self.transact(family, table, &steps)
     }
 
-    fn transact(
-        &mut self,
-        family: Family,
-        table: &str,
-        steps: &[(bool, String, Element)],
-    ) -> Result<()> {
+    fn transact(&mut self, family: Family, table: &str, steps: &[(bool, String, Element)]) -> Result<()> {
         let mut msgs = Vec::new();
         let mut rest = steps;
         while let Some((add, set, _)) = rest.first() {
@@ -330,8 +304,7 @@ impl Nft {
     /// # Errors
     /// [`Error::is_missing`] if there is none.
     pub fn delete_table(&mut self, family: Family, table: &str) -> Result<()> {
-        let mut m = Msg::new(SUBSYS << 8 | DELTABLE, 0, "delete nftables table", table)
-            .raw(&head(family.number(), 0));
+        let mut m = Msg::new(SUBSYS << 8 | DELTABLE, 0, "delete nftables table", table).raw(&head(family.number(), 0));
         m.text(TABLE_NAME, table);
         self.batch(vec![m])
     }
@@ -341,8 +314,7 @@ impl Nft {
     /// # Errors
     /// When the kernel refuses for another reason, for example because it has no nftables.
     pub fn has_table(&mut self, family: Family, table: &str) -> Result<bool> {
-        let mut m = Msg::new(SUBSYS << 8 | GETTABLE, 0, "look up nftables table", table)
-            .raw(&head(family.number(), 0));
+        let mut m = Msg::new(SUBSYS << 8 | GETTABLE, 0, "look up nftables table", table).raw(&head(family.number(), 0));
         m.text(TABLE_NAME, table);
         match self.socket.query(m, |_| Some(())) {
             Ok(()) => Ok(true),
@@ -357,17 +329,12 @@ impl Nft {
     /// [`Error::is_missing`] if the table or the set is not there.
     pub fn elements(&mut self, family: Family, table: &str, set: &str) -> Result<Vec<Listed>> {
         let subject = format!("{table} {set}");
-        let mut m = Msg::new(SUBSYS << 8 | GETSETELEM, 0, "list nftables set", subject)
-            .raw(&head(family.number(), 0));
+        let mut m = Msg::new(SUBSYS << 8 | GETSETELEM, 0, "list nftables set", subject).raw(&head(family.number(), 0));
         m.text(LIST_TABLE, table);
         m.text(LIST_SET, set);
         let lists = self.socket.dump(m, |body| {
             let list = msg::find(body.get(4..)?, LIST_ELEMENTS)?;
-            Some(
-                msg::attrs(list)
-                    .map(|e| parse_element(e.data))
-                    .collect::<Vec<_>>(),
-            )
+            Some(msg::attrs(list).map(|e| parse_element(e.data)).collect::<Vec<_>>())
         })?;
         Ok(lists.into_iter().flatten().collect())
     }
@@ -377,8 +344,7 @@ impl Nft {
     fn batch(&mut self, mut msgs: Vec<Msg>) -> Result<()> {
         let mut data = Vec::new();
         let mark = |socket: &mut Socket, kind, data: &mut Vec<u8>| {
-            let mut m =
-                Msg::new(kind, libc::NLM_F_REQUEST, "transaction", "").raw(&head(0, SUBSYS));
+            let mut m = Msg::new(kind, libc::NLM_F_REQUEST, "transaction", "").raw(&head(0, SUBSYS));
             let seq = socket.next_seq();
             data.extend_from_slice(m.seal(seq));
             seq
@@ -394,30 +360,19 @@ impl Nft {
         }
         mark(&mut self.socket, BATCH_END, &mut data);
         let name = |m: &Msg| (m.op, m.subject.clone());
-        let (op, subject) = msgs
-            .first()
-            .map(name)
-            .unwrap_or(("transaction", String::new()));
+        let (op, subject) = msgs.first().map(name).unwrap_or(("transaction", String::new()));
         // A transaction is one datagram: make room for it.
-        let room = i32::try_from(data.len().saturating_mul(2))
-            .unwrap_or(i32::MAX)
-            .max(4 << 20);
+        let room = i32::try_from(data.len().saturating_mul(2)).unwrap_or(i32::MAX).max(4 << 20);
         let grown = crate::socket::set_int(
             std::os::fd::AsFd::as_fd(&self.socket),
             libc::SOL_SOCKET,
             libc::SO_SNDBUFFORCE,
             room,
         );
-        grown
-            .and_then(|()| self.socket.send(&data))
-            .map_err(|e| Error::io(op, subject.clone(), e))?;
+        grown.and_then(|()| self.socket.send(&data)).map_err(|e| Error::io(op, subject.clone(), e))?;
         let mut acknowledged = false;
         let mut failure = None;
-        while let Some(datagram) = self
-            .socket
-            .receive(false)
-            .map_err(|e| Error::io(op, subject.clone(), e))?
-        {
+        while let Some(datagram) = self.socket.receive(false).map_err(|e| Error::io(op, subject.clone(), e))? {
             for answer in msg::messages(datagram) {
                 let at = (answer.seq.wrapping_sub(first) as usize).wrapping_sub(1);
                 let Some(m) = msgs.get(at).or(msgs.first()) else {
@@ -432,33 +387,18 @@ impl Nft {
         match failure {
             Some(e) => Err(e),
             None if acknowledged => Ok(()),
-            None => Err(Error::Malformed {
-                op,
-                subject,
-                what: "no acknowledgement",
-            }),
+            None => Err(Error::Malformed { op, subject, what: "no acknowledgement" }),
         }
     }
 }
 
-fn elements_message(
-    family: Family,
-    table: &str,
-    add: bool,
-    set: &str,
-    steps: &[(bool, String, Element)],
-) -> Msg {
+fn elements_message(family: Family, table: &str, add: bool, set: &str, steps: &[(bool, String, Element)]) -> Msg {
     let (kind, flags, op) = if add {
-        (
-            NEWSETELEM,
-            libc::NLM_F_CREATE,
-            "add elements to nftables set",
-        )
+        (NEWSETELEM, libc::NLM_F_CREATE, "add elements to nftables set")
     } else {
         (DELSETELEM, 0, "delete elements of nftables set")
     };
-    let mut m = Msg::new(SUBSYS << 8 | kind, flags, op, format!("{table} {set}"))
-        .raw(&head(family.number(), 0));
+    let mut m = Msg::new(SUBSYS << 8 | kind, flags, op, format!("{table} {set}")).raw(&head(family.number(), 0));
     m.text(LIST_TABLE, table);
     m.text(LIST_SET, set);
     m.nest(LIST_ELEMENTS, |m| {
@@ -535,21 +475,12 @@ pub fn load(ruleset: &str) -> Result<()> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|e| Error::io("start", "nft", e))?;
-    let written = child
-        .stdin
-        .take()
-        .map(|mut stdin| stdin.write_all(ruleset.as_bytes()));
-    let output = child
-        .wait_with_output()
-        .map_err(|e| Error::io("wait for", "nft", e))?;
+    let written = child.stdin.take().map(|mut stdin| stdin.write_all(ruleset.as_bytes()));
+    let output = child.wait_with_output().map_err(|e| Error::io("wait for", "nft", e))?;
     if !output.status.success() {
-        return Err(Error::Nft(
-            String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        ));
+        return Err(Error::Nft(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }
-    written
-        .unwrap_or(Ok(()))
-        .map_err(|e| Error::io("write to", "nft", e))
+    written.unwrap_or(Ok(())).map_err(|e| Error::io("write to", "nft", e))
 }
 
 /// As [`load`], in a namespace.

@@ -41,39 +41,19 @@ pub mod filter {
     const RET: u16 = 0x06;
 
     const fn load_half(at: u32) -> Insn {
-        Insn {
-            code: LD_H,
-            jt: 0,
-            jf: 0,
-            k: at,
-        }
+        Insn { code: LD_H, jt: 0, jf: 0, k: at }
     }
 
     const fn load_byte(at: u32) -> Insn {
-        Insn {
-            code: LD_B,
-            jt: 0,
-            jf: 0,
-            k: at,
-        }
+        Insn { code: LD_B, jt: 0, jf: 0, k: at }
     }
 
     const fn if_equal(k: u32, jt: u8, jf: u8) -> Insn {
-        Insn {
-            code: JEQ,
-            jt,
-            jf,
-            k,
-        }
+        Insn { code: JEQ, jt, jf, k }
     }
 
     const fn take(k: u32) -> Insn {
-        Insn {
-            code: RET,
-            jt: 0,
-            jf: 0,
-            k,
-        }
+        Insn { code: RET, jt: 0, jf: 0, k }
     }
 
     const ALL: u32 = 0x0004_0000;
@@ -93,24 +73,9 @@ pub mod filter {
             if_equal(17, 0, 6),
             load_half(20),
             // A fragment other than the first has no UDP header.
-            Insn {
-                code: JSET,
-                jt: 4,
-                jf: 0,
-                k: 0x1fff,
-            },
-            Insn {
-                code: LDX_MSH,
-                jt: 0,
-                jf: 0,
-                k: 14,
-            },
-            Insn {
-                code: LD_H_IND,
-                jt: 0,
-                jf: 0,
-                k: 16,
-            },
+            Insn { code: JSET, jt: 4, jf: 0, k: 0x1fff },
+            Insn { code: LDX_MSH, jt: 0, jf: 0, k: 14 },
+            Insn { code: LD_H_IND, jt: 0, jf: 0, k: 16 },
             if_equal(port, 0, 1),
             take(ALL),
             take(0),
@@ -210,24 +175,16 @@ impl FrameBatch {
     /// Room for `capacity` frames of at most `size` bytes; longer ones are cut.
     pub fn new(capacity: usize, size: usize) -> Self {
         let capacity = capacity.clamp(1, 1024);
-        Self {
-            buf: vec![0; capacity * size],
-            size,
-            frames: Vec::with_capacity(capacity),
-            capacity,
-        }
+        Self { buf: vec![0; capacity * size], size, frames: Vec::with_capacity(capacity), capacity }
     }
 
     /// The frames of the last receive.
     pub fn iter(&self) -> impl Iterator<Item = Frame<'_>> {
-        self.frames
-            .iter()
-            .enumerate()
-            .map(|(i, (len, status, tci))| Frame {
-                data: &self.buf[i * self.size..i * self.size + (*len).min(self.size)],
-                checksum_pending: status & TP_STATUS_CSUMNOTREADY != 0,
-                vlan: (status & TP_STATUS_VLAN_VALID != 0).then_some(*tci),
-            })
+        self.frames.iter().enumerate().map(|(i, (len, status, tci))| Frame {
+            data: &self.buf[i * self.size..i * self.size + (*len).min(self.size)],
+            checksum_pending: status & TP_STATUS_CSUMNOTREADY != 0,
+            vlan: (status & TP_STATUS_VLAN_VALID != 0).then_some(*tci),
+        })
     }
 
     /// How many frames the last receive got.
@@ -261,8 +218,7 @@ impl PacketSocket {
         let fd = unsafe { OwnedFd::from_raw_fd(raw) };
         attach(&fd, filter).map_err(|e| Error::io("filter", subject(), e))?;
         for option in [PACKET_IGNORE_OUTGOING, libc::PACKET_AUXDATA] {
-            set_int(fd.as_fd(), libc::SOL_PACKET, option, 1)
-                .map_err(|e| Error::io("configure", subject(), e))?;
+            set_int(fd.as_fd(), libc::SOL_PACKET, option, 1).map_err(|e| Error::io("configure", subject(), e))?;
         }
         // SAFETY: an all-zero sockaddr_ll is valid.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
@@ -270,18 +226,8 @@ impl PacketSocket {
         address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
         address.sll_ifindex = ifindex as i32;
         // SAFETY: pointer and length describe one live sockaddr_ll.
-        let r = unsafe {
-            libc::bind(
-                fd.as_raw_fd(),
-                (&raw const address).cast(),
-                size_of_val(&address) as u32,
-            )
-        };
-        if r < 0 {
-            Err(Error::last("bind", subject()))
-        } else {
-            Ok(Self { fd })
-        }
+        let r = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size_of_val(&address) as u32) };
+        if r < 0 { Err(Error::last("bind", subject())) } else { Ok(Self { fd }) }
     }
 
     /// Receives as many frames as are there and fit the batch; says how many.
@@ -296,10 +242,7 @@ impl PacketSocket {
             .buf
             .chunks_exact_mut(batch.size.max(1))
             .take(n)
-            .map(|chunk| libc::iovec {
-                iov_base: chunk.as_mut_ptr().cast(),
-                iov_len: chunk.len(),
-            })
+            .map(|chunk| libc::iovec { iov_base: chunk.as_mut_ptr().cast(), iov_len: chunk.len() })
             .collect();
         let mut headers: Vec<libc::mmsghdr> = iovs
             .iter_mut()
@@ -340,19 +283,8 @@ impl PacketSocket {
     /// The system's error; `WouldBlock` when the socket is full, `ENETDOWN` when the device is down.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         // SAFETY: pointer and length describe one live slice.
-        let n = unsafe {
-            libc::send(
-                self.fd.as_raw_fd(),
-                frame.as_ptr().cast(),
-                frame.len(),
-                libc::MSG_DONTWAIT,
-            )
-        };
-        if n < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
+        let n = unsafe { libc::send(self.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len(), libc::MSG_DONTWAIT) };
+        if n < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// Sends frames in one system call; says how many of them, from the first on, went out.
@@ -360,13 +292,8 @@ impl PacketSocket {
     /// # Errors
     /// When not even the first could be sent.
     pub fn send_all(&self, frames: &[&[u8]]) -> io::Result<usize> {
-        let mut iovs: Vec<libc::iovec> = frames
-            .iter()
-            .map(|f| libc::iovec {
-                iov_base: f.as_ptr().cast_mut().cast(),
-                iov_len: f.len(),
-            })
-            .collect();
+        let mut iovs: Vec<libc::iovec> =
+            frames.iter().map(|f| libc::iovec { iov_base: f.as_ptr().cast_mut().cast(), iov_len: f.len() }).collect();
         let mut headers: Vec<libc::mmsghdr> = iovs
             .iter_mut()
             .map(|iov| {
@@ -379,27 +306,15 @@ impl PacketSocket {
             .collect();
         // SAFETY: every header points at one iovec over a live slice that the kernel only reads.
         let sent = unsafe {
-            libc::sendmmsg(
-                self.fd.as_raw_fd(),
-                headers.as_mut_ptr(),
-                headers.len() as u32,
-                libc::MSG_DONTWAIT as _,
-            )
+            libc::sendmmsg(self.fd.as_raw_fd(), headers.as_mut_ptr(), headers.len() as u32, libc::MSG_DONTWAIT as _)
         };
-        if sent < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(sent as usize)
-        }
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
     }
 }
 
 fn attach(fd: &OwnedFd, filter: &[Insn]) -> io::Result<()> {
     let len = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let program = libc::sock_fprog {
-        len,
-        filter: filter.as_ptr().cast_mut().cast(),
-    };
+    let program = libc::sock_fprog { len, filter: filter.as_ptr().cast_mut().cast() };
     // SAFETY: Insn has sock_filter's layout; the kernel copies the program during the call.
     let r = unsafe {
         libc::setsockopt(
@@ -410,11 +325,7 @@ fn attach(fd: &OwnedFd, filter: &[Insn]) -> io::Result<()> {
             size_of_val(&program) as u32,
         )
     };
-    if r < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn aux(header: &libc::msghdr) -> (u32, u16) {

@@ -104,10 +104,7 @@ pub fn probe() -> Result<Capabilities> {
     let netns = Netns::anonymous()?;
     netns.run(|| {
         let mut rtnl = Rtnl::open()?;
-        let found = Capability::ALL
-            .into_iter()
-            .map(|c| (c, attempt(&mut rtnl, c).err().map(|e| text(&e))))
-            .collect();
+        let found = Capability::ALL.into_iter().map(|c| (c, attempt(&mut rtnl, c).err().map(|e| text(&e)))).collect();
         Ok(Capabilities { found })
     })?
 }
@@ -125,18 +122,11 @@ fn text(error: &Error) -> String {
 }
 
 fn link(rtnl: &mut Rtnl, name: &str, kind: LinkKind<'_>) -> Result<u32> {
-    rtnl.create(&NewLink {
-        name,
-        kind,
-        change: LinkChange::default(),
-    })
+    rtnl.create(&NewLink { name, kind, change: LinkChange::default() })
 }
 
 fn attempt(rtnl: &mut Rtnl, capability: Capability) -> Result<()> {
-    let bridge = |vlan_filtering| LinkKind::Bridge {
-        ageing: 30_000,
-        vlan_filtering,
-    };
+    let bridge = |vlan_filtering| LinkKind::Bridge { ageing: 30_000, vlan_filtering };
     match capability {
         Capability::Bridge => link(rtnl, "probe-br", bridge(false)).map(drop),
         Capability::BridgeVlanFiltering => {
@@ -145,39 +135,18 @@ fn attempt(rtnl: &mut Rtnl, capability: Capability) -> Result<()> {
             if there.is_some_and(|l| l.vlan_filtering) {
                 return Ok(());
             }
-            Err(Error::kernel(
-                "turn on VLAN filtering of",
-                "bridge",
-                libc::EOPNOTSUPP,
-            ))
+            Err(Error::kernel("turn on VLAN filtering of", "bridge", libc::EOPNOTSUPP))
         }
         Capability::Veth => {
-            let peer = VethPeer {
-                name: "probe-v1",
-                netns: None,
-                mac: None,
-                mtu: None,
-            };
+            let peer = VethPeer { name: "probe-v1", netns: None, mac: None, mtu: None };
             link(rtnl, "probe-v0", LinkKind::Veth { peer }).map(drop)
         }
         Capability::Vxlan => {
             let local = std::net::Ipv4Addr::LOCALHOST.into();
-            let kind = LinkKind::Vxlan {
-                vni: 1,
-                port: 4789,
-                local,
-                ttl: 64,
-                learning: false,
-                underlay: None,
-            };
+            let kind = LinkKind::Vxlan { vni: 1, port: 4789, local, ttl: 64, learning: false, underlay: None };
             link(rtnl, "probe-vx", kind).map(drop)
         }
-        Capability::Tap => Tap {
-            name: "probe-tap",
-            multi_queue: true,
-            vnet_hdr: true,
-        }
-        .create(None),
+        Capability::Tap => Tap { name: "probe-tap", multi_queue: true, vnet_hdr: true }.create(None),
         Capability::Vlan => {
             let parent = rtnl.index("probe-v0")?;
             link(rtnl, "probe-vl", LinkKind::Vlan { parent, id: 100 }).map(drop)

@@ -3,14 +3,15 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 
-/// A handle on one process (pidfd_open(2), Linux 5.3).
+/// A handle on one process (pidfd_open(2), Linux 5.3). Its descriptor becomes readable when the
+/// process ends.
 #[derive(Debug)]
 pub struct Process {
     pid: u32,
@@ -58,21 +59,13 @@ impl Process {
                 0,
             )
         };
-        if r < 0 {
-            Err(Error::last("signal process", self.pid.to_string()))
-        } else {
-            Ok(())
-        }
+        if r < 0 { Err(Error::last("signal process", self.pid.to_string())) } else { Ok(()) }
     }
 
     /// Waits until it has ended (a zombie has), at most so long; says whether it has.
     pub fn wait(&self, timeout: Duration) -> bool {
         let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-        let mut poll = libc::pollfd {
-            fd: self.fd.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut poll = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd that lives across the call.
         let n = unsafe { libc::poll(&raw mut poll, 1, millis) };
         n > 0
@@ -88,32 +81,46 @@ pub fn start_time(pid: u32) -> Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
         .map_err(|e| Error::io("look up process", pid.to_string(), e))?;
     // The second field is the program's name in parentheses and may hold anything.
-    let fields = stat
-        .rsplit_once(')')
-        .map(|(_, rest)| rest)
-        .unwrap_or_default();
-    fields
-        .split_ascii_whitespace()
-        .nth(19)
-        .and_then(|f| f.parse().ok())
-        .ok_or(Error::Malformed {
-            op: "look up process",
-            subject: pid.to_string(),
-            what: "no start time",
-        })
+    let fields = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
+    fields.split_ascii_whitespace().nth(19).and_then(|f| f.parse().ok()).ok_or(Error::Malformed {
+        op: "look up process",
+        subject: pid.to_string(),
+        what: "no start time",
+    })
+}
+
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Process {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// Lets the program that a command starts have a descriptor, under the number that is returned.
+/// No other program that is started meanwhile gets it.
+pub fn inherit(command: &mut Command, fd: OwnedFd) -> RawFd {
+    let number = fd.as_raw_fd();
+    // SAFETY: fcntl is async-signal-safe and allocates nothing, as code between fork and exec must;
+    // the closure owns the descriptor, so the number stays valid as long as the command lives.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+    number
 }
 
 /// Makes the program that a command starts the leader of a session of its own, so that it
 /// survives its parent and gets none of its signals.
 pub fn own_session(command: &mut Command) -> &mut Command {
     // SAFETY: setsid is async-signal-safe and allocates nothing, as code between fork and exec must.
-    unsafe {
-        command.pre_exec(|| {
-            if libc::setsid() < 0 {
-                Err(io::Error::last_os_error())
-            } else {
-                Ok(())
-            }
-        })
-    }
+    unsafe { command.pre_exec(|| if libc::setsid() < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }) }
 }

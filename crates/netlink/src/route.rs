@@ -150,8 +150,7 @@ impl Rtnl {
     /// What the kernel refused; `ENETUNREACH` if the gateway is not on the link.
     pub fn route_set(&mut self, route: &Route) -> Result<()> {
         let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
-        self.socket
-            .request(message(libc::RTM_NEWROUTE, flags, "set route", route))
+        self.socket.request(message(libc::RTM_NEWROUTE, flags, "set route", route))
     }
 
     /// Deletes a route.
@@ -159,8 +158,7 @@ impl Rtnl {
     /// # Errors
     /// [`crate::Error::is_missing`] if it is not there.
     pub fn route_delete(&mut self, route: &Route) -> Result<()> {
-        self.socket
-            .request(message(libc::RTM_DELROUTE, 0, "delete route", route))
+        self.socket.request(message(libc::RTM_DELROUTE, 0, "delete route", route))
     }
 
     /// Every route of the namespace in every table, both families; cached ones are left out.

@@ -19,9 +19,7 @@ impl Rtnl {
     /// # Errors
     /// When the system refuses the socket.
     pub fn open() -> Result<Self> {
-        Ok(Self {
-            socket: Socket::open(libc::NETLINK_ROUTE)?,
-        })
+        Ok(Self { socket: Socket::open(libc::NETLINK_ROUTE)? })
     }
 
     /// Opens a socket in a namespace, by way of a thread of its own.

@@ -41,13 +41,7 @@ impl Socket {
     /// namespace of the calling thread.
     pub(crate) fn open(protocol: i32) -> Result<Self> {
         // SAFETY: socket() takes no pointers; the result is checked before it is owned.
-        let raw = unsafe {
-            libc::socket(
-                libc::AF_NETLINK,
-                libc::SOCK_RAW | libc::SOCK_CLOEXEC,
-                protocol,
-            )
-        };
+        let raw = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
         if raw < 0 {
             return Err(Error::last("open", "netlink socket"));
         }
@@ -58,42 +52,25 @@ impl Socket {
         let bound = unsafe {
             let mut address: libc::sockaddr_nl = std::mem::zeroed();
             address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
-            libc::bind(
-                raw,
-                (&raw const address).cast(),
-                size_of_val(&address) as u32,
-            )
+            libc::bind(raw, (&raw const address).cast(), size_of_val(&address) as u32)
         };
         if bound < 0 {
             return Err(Error::last("bind", "netlink socket"));
         }
-        for option in [
-            libc::NETLINK_EXT_ACK,
-            libc::NETLINK_CAP_ACK,
-            libc::NETLINK_GET_STRICT_CHK,
-        ] {
+        for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK, libc::NETLINK_GET_STRICT_CHK] {
             // Old kernels lack some of these; everything works without them, with poorer texts.
             let _ = set_int(fd.as_fd(), libc::SOL_NETLINK, option, 1);
         }
         for option in [libc::SO_SNDBUFFORCE, libc::SO_RCVBUFFORCE] {
             let _ = set_int(fd.as_fd(), libc::SOL_SOCKET, option, 4 << 20);
         }
-        Ok(Self {
-            fd,
-            seq: 0,
-            buf: vec![0; RECEIVE_BUFFER],
-        })
+        Ok(Self { fd, seq: 0, buf: vec![0; RECEIVE_BUFFER] })
     }
 
     /// Joins a multicast group (`RTNLGRP_…`).
     pub(crate) fn join(&self, group: u32) -> Result<()> {
-        set_int(
-            self.fd.as_fd(),
-            libc::SOL_NETLINK,
-            libc::NETLINK_ADD_MEMBERSHIP,
-            group as i32,
-        )
-        .map_err(|e| Error::io("subscribe to", "netlink group", e))
+        set_int(self.fd.as_fd(), libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group as i32)
+            .map_err(|e| Error::io("subscribe to", "netlink group", e))
     }
 
     pub(crate) fn next_seq(&mut self) -> u32 {
@@ -103,19 +80,8 @@ impl Socket {
 
     pub(crate) fn send(&self, data: &[u8]) -> io::Result<()> {
         // SAFETY: the pointer and length describe one live slice.
-        let n = unsafe {
-            libc::send(
-                self.fd.as_raw_fd(),
-                data.as_ptr().cast(),
-                data.len(),
-                libc::MSG_NOSIGNAL,
-            )
-        };
-        if n < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
+        let n = unsafe { libc::send(self.fd.as_raw_fd(), data.as_ptr().cast(), data.len(), libc::MSG_NOSIGNAL) };
+        if n < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// Receives one datagram; `None` when `wait` is false and nothing is queued.
@@ -123,14 +89,7 @@ impl Socket {
         let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
         loop {
             // SAFETY: the pointer and length describe our own live buffer.
-            let n = unsafe {
-                libc::recv(
-                    self.fd.as_raw_fd(),
-                    self.buf.as_mut_ptr().cast(),
-                    self.buf.len(),
-                    flags,
-                )
-            };
+            let n = unsafe { libc::recv(self.fd.as_raw_fd(), self.buf.as_mut_ptr().cast(), self.buf.len(), flags) };
             if n >= 0 {
                 return Ok(Some(&self.buf[..n as usize]));
             }
@@ -208,20 +167,12 @@ impl Socket {
     }
 
     /// Sends one request that is answered by one message of data, and hands that to `read`.
-    pub(crate) fn query<T>(
-        &mut self,
-        mut m: Msg,
-        mut read: impl FnMut(&[u8]) -> Option<T>,
-    ) -> Result<T> {
+    pub(crate) fn query<T>(&mut self, mut m: Msg, mut read: impl FnMut(&[u8]) -> Option<T>) -> Result<T> {
         m.add_flags(libc::NLM_F_REQUEST);
         let seq = self.next_seq();
-        self.send(m.seal(seq))
-            .map_err(|e| Error::io(m.op, m.subject.clone(), e))?;
+        self.send(m.seal(seq)).map_err(|e| Error::io(m.op, m.subject.clone(), e))?;
         loop {
-            let datagram = self
-                .receive(true)
-                .map_err(|e| Error::io(m.op, m.subject.clone(), e))?
-                .unwrap_or(&[]);
+            let datagram = self.receive(true).map_err(|e| Error::io(m.op, m.subject.clone(), e))?.unwrap_or(&[]);
             for answer in msg::messages(datagram).filter(|a| a.seq == seq) {
                 if answer.kind == NLMSG_ERROR {
                     verdict(&answer, &m)?;
@@ -238,16 +189,11 @@ impl Socket {
 
     /// Dumps a table; messages that `read` answers `None` to are left out. A dump that the kernel
     /// says was interrupted by a change is done again.
-    pub(crate) fn dump<T>(
-        &mut self,
-        mut m: Msg,
-        mut read: impl FnMut(&[u8]) -> Option<T>,
-    ) -> Result<Vec<T>> {
+    pub(crate) fn dump<T>(&mut self, mut m: Msg, mut read: impl FnMut(&[u8]) -> Option<T>) -> Result<Vec<T>> {
         m.add_flags(libc::NLM_F_REQUEST | libc::NLM_F_DUMP);
         for _ in 0..DUMP_TRIES {
             let seq = self.next_seq();
-            self.send(m.seal(seq))
-                .map_err(|e| Error::io(m.op, m.subject.clone(), e))?;
+            self.send(m.seal(seq)).map_err(|e| Error::io(m.op, m.subject.clone(), e))?;
             let (all, interrupted) = self.collect(seq, &m, &mut read)?;
             if !interrupted {
                 return Ok(all);
@@ -256,19 +202,11 @@ impl Socket {
         Err(Error::kernel(m.op, m.subject, libc::EINTR))
     }
 
-    fn collect<T>(
-        &mut self,
-        seq: u32,
-        m: &Msg,
-        read: &mut impl FnMut(&[u8]) -> Option<T>,
-    ) -> Result<(Vec<T>, bool)> {
+    fn collect<T>(&mut self, seq: u32, m: &Msg, read: &mut impl FnMut(&[u8]) -> Option<T>) -> Result<(Vec<T>, bool)> {
         let mut all = Vec::new();
         let mut interrupted = false;
         loop {
-            let datagram = self
-                .receive(true)
-                .map_err(|e| Error::io(m.op, m.subject.clone(), e))?
-                .unwrap_or(&[]);
+            let datagram = self.receive(true).map_err(|e| Error::io(m.op, m.subject.clone(), e))?.unwrap_or(&[]);
             for answer in msg::messages(datagram).filter(|a| a.seq == seq) {
                 interrupted |= answer.flags & DUMP_INTERRUPTED != 0;
                 match answer.kind {
@@ -296,12 +234,7 @@ pub(crate) fn verdict(answer: &Received<'_>, m: &Msg) -> Result<()> {
     if code == 0 {
         return Ok(());
     }
-    Err(Error::Kernel {
-        op: m.op,
-        subject: m.subject.clone(),
-        errno: code.saturating_neg(),
-        message: extended(answer),
-    })
+    Err(Error::Kernel { op: m.op, subject: m.subject.clone(), errno: code.saturating_neg(), message: extended(answer) })
 }
 
 /// The extended-ACK text: after the errno and the echoed request (its header only, if capped).
@@ -309,32 +242,17 @@ fn extended(answer: &Received<'_>) -> Option<String> {
     if answer.flags & NLM_F_ACK_TLVS == 0 {
         return None;
     }
-    let echoed = if answer.flags & NLM_F_CAPPED != 0 {
-        msg::HEADER
-    } else {
-        msg::align(msg::u32_at(answer.body, 4)? as usize)
-    };
+    let echoed =
+        if answer.flags & NLM_F_CAPPED != 0 { msg::HEADER } else { msg::align(msg::u32_at(answer.body, 4)? as usize) };
     let tlvs = answer.body.get(4 + echoed..)?;
-    msg::attrs(tlvs)
-        .find(|a| a.kind == NLMSGERR_ATTR_MSG)
-        .map(|a| a.text())
+    msg::attrs(tlvs).find(|a| a.kind == NLMSGERR_ATTR_MSG).map(|a| a.text())
 }
 
 /// Sets an integer socket option.
 pub(crate) fn set_int(fd: BorrowedFd<'_>, level: i32, option: i32, value: i32) -> io::Result<()> {
     // SAFETY: the pointer and length describe one live i32.
     let r = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            size_of::<i32>() as libc::socklen_t,
-        )
+        libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const value).cast(), size_of::<i32>() as libc::socklen_t)
     };
-    if r < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

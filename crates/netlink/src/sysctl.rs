@@ -7,10 +7,7 @@ use crate::error::{Error, Result};
 
 fn path(key: &str) -> Result<String> {
     if key.is_empty() || key.starts_with('/') || key.split('/').any(|part| part == "..") {
-        return Err(Error::Invalid {
-            op: "sysctl",
-            what: format!("{key:?} is not a path below /proc/sys"),
-        });
+        return Err(Error::Invalid { op: "sysctl", what: format!("{key:?} is not a path below /proc/sys") });
     }
     Ok(format!("/proc/sys/{key}"))
 }

@@ -96,10 +96,6 @@ impl Tap<'_> {
     fn ioctl(&self, op: &'static str, fd: &OwnedFd, request: u64, value: u32) -> Result<()> {
         // SAFETY: these requests take an integer by value.
         let r = unsafe { libc::ioctl(fd.as_raw_fd(), request as _, libc::c_ulong::from(value)) };
-        if r < 0 {
-            Err(Error::last(op, self.name))
-        } else {
-            Ok(())
-        }
+        if r < 0 { Err(Error::last(op, self.name)) } else { Ok(()) }
     }
 }

@@ -52,27 +52,15 @@ pub fn open(local: SocketAddrV4, device: Option<&str>) -> Result<UdpSocket> {
     }
     let address = sockaddr(local);
     // SAFETY: pointer and length describe one live sockaddr_in.
-    let r = unsafe {
-        libc::bind(
-            fd.as_raw_fd(),
-            (&raw const address).cast(),
-            size_of_val(&address) as u32,
-        )
-    };
-    if r < 0 {
-        Err(Error::last("bind", subject()))
-    } else {
-        Ok(fd.into())
-    }
+    let r = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size_of_val(&address) as u32) };
+    if r < 0 { Err(Error::last("bind", subject())) } else { Ok(fd.into()) }
 }
 
 fn sockaddr(address: SocketAddrV4) -> libc::sockaddr_in {
     libc::sockaddr_in {
         sin_family: libc::AF_INET as libc::sa_family_t,
         sin_port: address.port().to_be(),
-        sin_addr: libc::in_addr {
-            s_addr: u32::from_ne_bytes(address.ip().octets()),
-        },
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
         sin_zero: [0; 8],
     }
 }
@@ -97,10 +85,7 @@ pub struct Arrival {
 pub fn receive(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<Arrival> {
     let mut control = Control([MaybeUninit::zeroed(); 128]);
     let mut from = sockaddr(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
-    let mut iov = libc::iovec {
-        iov_base: buf.as_mut_ptr().cast(),
-        iov_len: buf.len(),
-    };
+    let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
     // SAFETY: an all-zero msghdr is valid.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_name = (&raw mut from).cast();
@@ -127,9 +112,7 @@ pub fn receive(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<Arrival> {
         let mut cmsg = libc::CMSG_FIRSTHDR(&raw const header);
         while !cmsg.is_null() {
             if (*cmsg).cmsg_level == libc::IPPROTO_IP && (*cmsg).cmsg_type == libc::IP_PKTINFO {
-                let info = libc::CMSG_DATA(cmsg)
-                    .cast::<libc::in_pktinfo>()
-                    .read_unaligned();
+                let info = libc::CMSG_DATA(cmsg).cast::<libc::in_pktinfo>().read_unaligned();
                 arrival.to = ip(info.ipi_addr.s_addr);
                 arrival.ifindex = info.ipi_ifindex as u32;
             }
@@ -143,19 +126,10 @@ pub fn receive(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<Arrival> {
 ///
 /// # Errors
 /// The system's error; `WouldBlock` when the socket is full.
-pub fn send(
-    socket: BorrowedFd<'_>,
-    bytes: &[u8],
-    to: SocketAddrV4,
-    source: Ipv4Addr,
-    ifindex: u32,
-) -> io::Result<()> {
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], to: SocketAddrV4, source: Ipv4Addr, ifindex: u32) -> io::Result<()> {
     let mut control = Control([MaybeUninit::zeroed(); 128]);
     let to = sockaddr(to);
-    let mut iov = libc::iovec {
-        iov_base: bytes.as_ptr().cast_mut().cast(),
-        iov_len: bytes.len(),
-    };
+    let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     // SAFETY: an all-zero msghdr is valid.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_name = (&raw const to).cast_mut().cast();
@@ -172,20 +146,12 @@ pub fn send(
         (*cmsg).cmsg_level = libc::IPPROTO_IP;
         (*cmsg).cmsg_type = libc::IP_PKTINFO;
         (*cmsg).cmsg_len = libc::CMSG_LEN(SIZE) as _;
-        libc::CMSG_DATA(cmsg)
-            .cast::<libc::in_pktinfo>()
-            .write_unaligned(libc::in_pktinfo {
-                ipi_ifindex: ifindex as i32,
-                ipi_spec_dst: libc::in_addr {
-                    s_addr: u32::from_ne_bytes(source.octets()),
-                },
-                ipi_addr: libc::in_addr { s_addr: 0 },
-            });
+        libc::CMSG_DATA(cmsg).cast::<libc::in_pktinfo>().write_unaligned(libc::in_pktinfo {
+            ipi_ifindex: ifindex as i32,
+            ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(source.octets()) },
+            ipi_addr: libc::in_addr { s_addr: 0 },
+        });
         libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL)
     };
-    if n < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

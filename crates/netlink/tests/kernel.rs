@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use multihome_netlink::nft::{self, Changes, Data, Element, Family, Nft, Value};
 use multihome_netlink::packet::{FrameBatch, PacketSocket, filter};
 use multihome_netlink::{
-    Address, FdbEntry, Idempotent, LinkChange, LinkEvent, LinkEvents, LinkKind, Netns, NewLink,
-    PortFlags, Route, Rtnl, Tap, VethPeer, fdpass, process, sysctl, udp,
+    Address, FdbEntry, Idempotent, LinkChange, LinkEvent, LinkEvents, LinkKind, Netns, NewLink, PortFlags, Route, Rtnl,
+    Tap, VethPeer, fdpass, process, sysctl, udp,
 };
 
 fn namespace(test: &str) -> Option<Netns> {
@@ -25,29 +25,15 @@ fn namespace(test: &str) -> Option<Netns> {
     }
 }
 
-const BRIDGE: LinkKind<'static> = LinkKind::Bridge {
-    ageing: 30_000,
-    vlan_filtering: false,
-};
+const BRIDGE: LinkKind<'static> = LinkKind::Bridge { ageing: 30_000, vlan_filtering: false };
 
 fn new<'a>(name: &'a str, kind: LinkKind<'a>) -> NewLink<'a> {
-    NewLink {
-        name,
-        kind,
-        change: LinkChange {
-            up: Some(true),
-            ..LinkChange::default()
-        },
-    }
+    NewLink { name, kind, change: LinkChange { up: Some(true), ..LinkChange::default() } }
 }
 
 fn out(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output().unwrap();
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 #[test]
@@ -82,12 +68,8 @@ fn links_are_what_ip_shows() {
                 underlay: None,
             };
             let vx = rtnl.create(&new("vx0", vx)).unwrap();
-            let peer = VethPeer {
-                name: "far",
-                netns: Some(other.as_fd()),
-                mac: Some([2, 0, 0, 0, 0, 9]),
-                mtu: Some(1300),
-            };
+            let peer =
+                VethPeer { name: "far", netns: Some(other.as_fd()), mac: Some([2, 0, 0, 0, 0, 9]), mtu: Some(1300) };
             let near = rtnl.create(&new("near", LinkKind::Veth { peer })).unwrap();
             let port = PortFlags {
                 learning: Some(false),
@@ -95,20 +77,9 @@ fn links_are_what_ip_shows() {
                 unicast_flood: Some(false),
                 ..PortFlags::default()
             };
-            let change = LinkChange {
-                master: Some(br),
-                port,
-                ..LinkChange::default()
-            };
+            let change = LinkChange { master: Some(br), port, ..LinkChange::default() };
             rtnl.change(near, &change).unwrap();
-            rtnl.change_named(
-                "vx0",
-                &LinkChange {
-                    master: Some(br),
-                    ..LinkChange::default()
-                },
-            )
-            .unwrap();
+            rtnl.change_named("vx0", &LinkChange { master: Some(br), ..LinkChange::default() }).unwrap();
 
             let shown = out("ip", &["-d", "link", "show"]);
             for part in [
@@ -122,57 +93,21 @@ fn links_are_what_ip_shows() {
                 assert!(shown.contains(part), "{part} is not in {shown}");
             }
             let seen = rtnl.link("br0").unwrap().unwrap();
-            assert_eq!(
-                (seen.index, seen.mac, seen.mtu, seen.up),
-                (br, Some(mac), 1400, true)
-            );
-            assert_eq!(
-                (seen.kind.as_str(), seen.alias.as_str()),
-                ("bridge", "network/default/blue")
-            );
+            assert_eq!((seen.index, seen.mac, seen.mtu, seen.up), (br, Some(mac), 1400, true));
+            assert_eq!((seen.kind.as_str(), seen.alias.as_str()), ("bridge", "network/default/blue"));
             let seen = rtnl.link_at(near).unwrap().unwrap();
             assert_eq!((seen.master, seen.port.isolated), (br, Some(true)));
-            assert_eq!(
-                (seen.port.learning, seen.port.unicast_flood),
-                (Some(false), Some(false))
-            );
+            assert_eq!((seen.port.learning, seen.port.unicast_flood), (Some(false), Some(false)));
             let seen = rtnl.link_at(vx).unwrap().unwrap();
             assert_eq!((seen.vni, seen.vxlan_port), (Some(77), Some(4789)));
             let far = Rtnl::open_in(&other).unwrap().link("far").unwrap().unwrap();
-            assert_eq!(
-                (far.mtu, far.up, far.mac),
-                (1300, false, Some([2, 0, 0, 0, 0, 9]))
-            );
-            assert_eq!(
-                rtnl.links()
-                    .unwrap()
-                    .iter()
-                    .filter(|l| l.master == br)
-                    .count(),
-                2
-            );
+            assert_eq!((far.mtu, far.up, far.mac), (1300, false, Some([2, 0, 0, 0, 0, 9])));
+            assert_eq!(rtnl.links().unwrap().iter().filter(|l| l.master == br).count(), 2);
 
-            rtnl.change(
-                near,
-                &LinkChange {
-                    up: Some(false),
-                    ..LinkChange::default()
-                },
-            )
-            .unwrap();
-            let moved = LinkChange {
-                netns: Some(other.as_fd()),
-                name: Some("moved"),
-                ..LinkChange::default()
-            };
+            rtnl.change(near, &LinkChange { up: Some(false), ..LinkChange::default() }).unwrap();
+            let moved = LinkChange { netns: Some(other.as_fd()), name: Some("moved"), ..LinkChange::default() };
             rtnl.change(near, &moved).unwrap();
-            assert!(
-                Rtnl::open_in(&other)
-                    .unwrap()
-                    .link("moved")
-                    .unwrap()
-                    .is_some()
-            );
+            assert!(Rtnl::open_in(&other).unwrap().link("moved").unwrap().is_some());
 
             rtnl.delete("br0").unwrap();
             assert!(rtnl.delete("br0").unwrap_err().is_missing());
@@ -188,35 +123,14 @@ fn an_error_says_what_failed_and_why() {
         return;
     };
     let mut rtnl = Rtnl::open_in(&netns).unwrap();
-    let e = rtnl
-        .create(&new(
-            "v0",
-            LinkKind::Vlan {
-                parent: 1,
-                id: 5000,
-            },
-        ))
-        .unwrap_err();
+    let e = rtnl.create(&new("v0", LinkKind::Vlan { parent: 1, id: 5000 })).unwrap_err();
     let text = e.to_string();
     assert!(text.starts_with("create vlan device v0: "), "{text}");
-    let e = rtnl
-        .create(&new("a name of sixteen", BRIDGE))
-        .unwrap_err()
-        .to_string();
+    let e = rtnl.create(&new("a name of sixteen", BRIDGE)).unwrap_err().to_string();
     assert!(e.contains("1 to 15 characters"), "{e}");
     // A bridge of 10 bytes MTU is refused in the kernel's own words.
-    let small = LinkChange {
-        mtu: Some(10),
-        ..LinkChange::default()
-    };
-    let e = rtnl
-        .create(&NewLink {
-            name: "br",
-            kind: BRIDGE,
-            change: small,
-        })
-        .unwrap_err()
-        .to_string();
+    let small = LinkChange { mtu: Some(10), ..LinkChange::default() };
+    let e = rtnl.create(&NewLink { name: "br", kind: BRIDGE, change: small }).unwrap_err().to_string();
     assert!(e.contains("mtu less than device minimum"), "{e}");
 }
 
@@ -226,31 +140,11 @@ fn addresses_routes_neighbours_and_fdb_are_set_listed_and_deleted() {
     let Some(netns) = namespace(name) else { return };
     let mut rtnl = Rtnl::open_in(&netns).unwrap();
     let br = rtnl.create(&new("br0", BRIDGE)).unwrap();
-    let peer = VethPeer {
-        name: "far",
-        netns: None,
-        mac: None,
-        mtu: None,
-    };
+    let peer = VethPeer { name: "far", netns: None, mac: None, mtu: None };
     let near = rtnl.create(&new("near", LinkKind::Veth { peer })).unwrap();
-    rtnl.change(
-        near,
-        &LinkChange {
-            master: Some(br),
-            ..LinkChange::default()
-        },
-    )
-    .unwrap();
-    let four = Address {
-        index: br,
-        ip: "10.1.0.1".parse().unwrap(),
-        prefix: 24,
-    };
-    let six = Address {
-        index: br,
-        ip: "fd00:1::1".parse().unwrap(),
-        prefix: 64,
-    };
+    rtnl.change(near, &LinkChange { master: Some(br), ..LinkChange::default() }).unwrap();
+    let four = Address { index: br, ip: "10.1.0.1".parse().unwrap(), prefix: 24 };
+    let six = Address { index: br, ip: "fd00:1::1".parse().unwrap(), prefix: 64 };
     for a in [&four, &six] {
         rtnl.address_set(a, true).unwrap();
         rtnl.address_set(a, true).unwrap();
@@ -259,20 +153,9 @@ fn addresses_routes_neighbours_and_fdb_are_set_listed_and_deleted() {
     assert!(all.contains(&four) && all.contains(&six), "{all:?}");
 
     let mut routes = vec![
-        Route {
-            gateway: Some("10.1.0.9".parse().unwrap()),
-            ..Route::to("0.0.0.0".parse().unwrap(), 0)
-        },
-        Route {
-            oif: br,
-            table: 7000,
-            ..Route::to("10.9.0.0".parse().unwrap(), 16)
-        },
-        Route {
-            gateway: Some("fd00:1::9".parse().unwrap()),
-            metric: 50,
-            ..Route::to("::".parse().unwrap(), 0)
-        },
+        Route { gateway: Some("10.1.0.9".parse().unwrap()), ..Route::to("0.0.0.0".parse().unwrap(), 0) },
+        Route { oif: br, table: 7000, ..Route::to("10.9.0.0".parse().unwrap(), 16) },
+        Route { gateway: Some("fd00:1::9".parse().unwrap()), metric: 50, ..Route::to("::".parse().unwrap(), 0) },
         Route {
             gateway: Some("192.0.2.1".parse().unwrap()),
             oif: br,
@@ -287,80 +170,32 @@ fn addresses_routes_neighbours_and_fdb_are_set_listed_and_deleted() {
     let listed = rtnl.routes().unwrap();
     routes.iter_mut().for_each(|r| r.oif = br);
     for r in &routes {
-        assert_eq!(
-            listed.iter().filter(|l| *l == r).count(),
-            1,
-            "{r:?} in {listed:#?}"
-        );
+        assert_eq!(listed.iter().filter(|l| *l == r).count(), 1, "{r:?} in {listed:#?}");
     }
-    let shown = netns
-        .run(|| out("ip", &["route", "show", "table", "all"]))
-        .unwrap();
-    assert!(
-        shown.contains("198.51.100.0/24 via 192.0.2.1 dev br0 proto 77 onlink"),
-        "{shown}"
-    );
+    let shown = netns.run(|| out("ip", &["route", "show", "table", "all"])).unwrap();
+    assert!(shown.contains("198.51.100.0/24 via 192.0.2.1 dev br0 proto 77 onlink"), "{shown}");
     rtnl.route_delete(&routes[0]).unwrap();
     assert!(rtnl.route_delete(&routes[0]).unwrap_err().is_missing());
 
     let ip: IpAddr = "10.1.0.7".parse().unwrap();
     let mac = [2, 0, 0, 0, 0, 7];
     assert!(rtnl.neighbours_set(&[(br, ip, mac)]).pop().unwrap().is_ok());
-    assert!(
-        rtnl.neighbours()
-            .unwrap()
-            .iter()
-            .any(|n| n.ip == ip && n.mac == Some(mac) && n.permanent)
-    );
+    assert!(rtnl.neighbours().unwrap().iter().any(|n| n.ip == ip && n.mac == Some(mac) && n.permanent));
     rtnl.neighbour_delete(br, ip).unwrap();
 
-    let entry = FdbEntry {
-        index: near,
-        mac,
-        remote: None,
-        own: false,
-        permanent: true,
-    };
+    let entry = FdbEntry { index: near, mac, remote: None, own: false, permanent: true };
     for _ in 0..2 {
-        assert!(
-            rtnl.fdb_set(std::slice::from_ref(&entry))
-                .pop()
-                .unwrap()
-                .is_ok()
-        );
+        assert!(rtnl.fdb_set(std::slice::from_ref(&entry)).pop().unwrap().is_ok());
     }
     let fdb = rtnl.fdb().unwrap();
     assert_eq!(fdb.iter().filter(|e| **e == entry).count(), 1, "{fdb:#?}");
-    let shown = netns
-        .run(|| out("bridge", &["fdb", "show", "dev", "near"]))
-        .unwrap();
-    assert!(
-        shown.contains("02:00:00:00:00:07 master br0 static"),
-        "{shown}"
-    );
-    assert!(
-        rtnl.fdb_delete(std::slice::from_ref(&entry))
-            .pop()
-            .unwrap()
-            .is_ok()
-    );
-    assert!(
-        rtnl.fdb_delete(&[entry])
-            .pop()
-            .unwrap()
-            .unwrap_err()
-            .is_missing()
-    );
+    let shown = netns.run(|| out("bridge", &["fdb", "show", "dev", "near"])).unwrap();
+    assert!(shown.contains("02:00:00:00:00:07 master br0 static"), "{shown}");
+    assert!(rtnl.fdb_delete(std::slice::from_ref(&entry)).pop().unwrap().is_ok());
+    assert!(rtnl.fdb_delete(&[entry]).pop().unwrap().unwrap_err().is_missing());
 
     let local = Ipv4Addr::LOCALHOST.into();
-    let kind = LinkKind::Vxlan {
-        vni: 5,
-        port: 4789,
-        local,
-        ttl: 0,
-        learning: false,
-        underlay: None,
-    };
+    let kind = LinkKind::Vxlan { vni: 5, port: 4789, local, ttl: 0, learning: false, underlay: None };
     let vx = rtnl.create(&new("vx", kind)).unwrap();
     let flood = |last| FdbEntry {
         index: vx,
@@ -372,13 +207,7 @@ fn addresses_routes_neighbours_and_fdb_are_set_listed_and_deleted() {
     let both = [flood(1), flood(2), flood(1)];
     assert!(rtnl.fdb_set(&both).into_iter().all(|r| r.is_ok()));
     let fdb = rtnl.fdb().unwrap();
-    assert_eq!(
-        fdb.iter()
-            .filter(|e| e.index == vx && e.own && e.mac == [0; 6])
-            .count(),
-        2,
-        "{fdb:#?}"
-    );
+    assert_eq!(fdb.iter().filter(|e| e.index == vx && e.own && e.mac == [0; 6]).count(), 2, "{fdb:#?}");
     rtnl.address_delete(&four).unwrap();
     assert!(rtnl.address_delete(&four).unwrap_err().is_missing());
 }
@@ -395,34 +224,16 @@ fn named_namespaces_are_those_of_ip_netns() {
     assert!(Netns::list().unwrap().contains(&name));
     assert!(out("ip", &["netns", "list"]).contains(&name));
     assert!(out("ip", &["-n", &name, "link"]).contains("lo"));
-    let before = netns
-        .run(|| sysctl::set("net/ipv4/ip_forward", "1"))
-        .unwrap()
-        .unwrap();
+    let before = netns.run(|| sysctl::set("net/ipv4/ip_forward", "1")).unwrap().unwrap();
     assert_eq!(before, "0");
-    let shown = out(
-        "ip",
-        &[
-            "netns",
-            "exec",
-            &name,
-            "cat",
-            "/proc/sys/net/ipv4/ip_forward",
-        ],
-    );
+    let shown = out("ip", &["netns", "exec", &name, "cat", "/proc/sys/net/ipv4/ip_forward"]);
     assert_eq!(shown.trim(), "1");
     Netns::delete(&name).unwrap();
     assert!(Netns::delete(&name).unwrap_err().is_missing());
     assert!(Netns::open(&name).unwrap_err().is_missing());
     assert!(!Netns::list().unwrap().contains(&name));
     // The handle still works, although the name is gone.
-    assert_eq!(
-        netns
-            .run(|| sysctl::read("net/ipv4/ip_forward"))
-            .unwrap()
-            .unwrap(),
-        "1"
-    );
+    assert_eq!(netns.run(|| sysctl::read("net/ipv4/ip_forward")).unwrap().unwrap(), "1");
 }
 
 #[test]
@@ -449,28 +260,14 @@ fn elements_are_what_nft_lists() {
     let key = || Data::new().ifname("tap0").mac(mac);
     changes
         .add("macs", Element::key(key()))
-        .add(
-            "addresses",
-            Element::key(key().ip("10.1.0.5".parse().unwrap())),
-        )
+        .add("addresses", Element::key(key().ip("10.1.0.5".parse().unwrap())))
         .add("plain", Element::key(Data::new().mac(mac)))
-        .add(
-            "marks",
-            Element::pair(Data::new().ifname("tap0"), Data::new().native(0x42)),
-        )
-        .add(
-            "verdicts",
-            Element::verdict(Data::new().ifname("tap0"), Value::Jump("out".into())),
-        )
-        .add(
-            "verdicts",
-            Element::verdict(Data::new().ifname("tap1"), Value::Drop),
-        );
+        .add("marks", Element::pair(Data::new().ifname("tap0"), Data::new().native(0x42)))
+        .add("verdicts", Element::verdict(Data::new().ifname("tap0"), Value::Jump("out".into())))
+        .add("verdicts", Element::verdict(Data::new().ifname("tap1"), Value::Drop));
     nft.apply(Family::Bridge, "t", &changes).unwrap();
     nft.apply(Family::Bridge, "t", &changes).unwrap();
-    let shown = netns
-        .run(|| out("nft", &["list", "table", "bridge", "t"]))
-        .unwrap();
+    let shown = netns.run(|| out("nft", &["list", "table", "bridge", "t"])).unwrap();
     for part in [
         "\"tap0\" . 02:00:00:00:00:05 counter packets 0 bytes 0",
         "\"tap0\" . 02:00:00:00:00:05 . 10.1.0.5",
@@ -498,57 +295,31 @@ fn elements_are_what_nft_lists() {
     // A map's value is changed in one transaction; deleting what is not there is no fault.
     let mut swap = Changes::new();
     swap.delete("marks", Data::new().ifname("tap0"))
-        .add(
-            "marks",
-            Element::pair(Data::new().ifname("tap0"), Data::new().native(7)),
-        )
+        .add("marks", Element::pair(Data::new().ifname("tap0"), Data::new().native(7)))
         .delete("plain", Data::new().mac([2, 0, 0, 0, 9, 9]));
     nft.apply(Family::Bridge, "t", &swap).unwrap();
-    assert_eq!(
-        nft.elements(Family::Bridge, "t", "marks").unwrap()[0].value,
-        7u32.to_ne_bytes()
-    );
+    assert_eq!(nft.elements(Family::Bridge, "t", "marks").unwrap()[0].value, 7u32.to_ne_bytes());
 
     let mut many = Changes::new();
     for i in 0..10_000u32 {
         let b = i.to_be_bytes();
-        many.add(
-            "macs",
-            Element::key(
-                Data::new()
-                    .ifname("tap7")
-                    .mac([2, 1, b[0], b[1], b[2], b[3]]),
-            ),
-        );
+        many.add("macs", Element::key(Data::new().ifname("tap7").mac([2, 1, b[0], b[1], b[2], b[3]])));
     }
     let start = Instant::now();
     nft.apply(Family::Bridge, "t", &many).unwrap();
     let bulk = start.elapsed();
-    assert_eq!(
-        nft.elements(Family::Bridge, "t", "macs").unwrap().len(),
-        10_001
-    );
+    assert_eq!(nft.elements(Family::Bridge, "t", "macs").unwrap().len(), 10_001);
     let start = Instant::now();
     for i in 0..100u8 {
         let mut one = Changes::new();
-        one.add(
-            "macs",
-            Element::key(Data::new().ifname("tap8").mac([2, 2, 0, 0, 0, i])),
-        );
+        one.add("macs", Element::key(Data::new().ifname("tap8").mac([2, 2, 0, 0, 0, i])));
         nft.apply(Family::Bridge, "t", &one).unwrap();
     }
-    println!(
-        "10,000 elements in one transaction: {bulk:?}; one more: {:?}",
-        start.elapsed() / 100
-    );
+    println!("10,000 elements in one transaction: {bulk:?}; one more: {:?}", start.elapsed() / 100);
 
     assert!(nft.has_table(Family::Bridge, "t").unwrap());
     nft.delete_table(Family::Bridge, "t").unwrap();
-    assert!(
-        nft.delete_table(Family::Bridge, "t")
-            .unwrap_err()
-            .is_missing()
-    );
+    assert!(nft.delete_table(Family::Bridge, "t").unwrap_err().is_missing());
     assert!(!nft.has_table(Family::Bridge, "t").unwrap());
 }
 
@@ -556,9 +327,7 @@ fn frame(ethertype: u16, protocol: u8, port: u16) -> Vec<u8> {
     let mut f = vec![0xff; 6];
     f.extend([2, 0, 0, 0, 0, 1]);
     f.extend(ethertype.to_be_bytes());
-    f.extend([
-        0x45, 0, 0, 40, 0, 0, 0, 0, 64, protocol, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255,
-    ]);
+    f.extend([0x45, 0, 0, 40, 0, 0, 0, 0, 64, protocol, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255]);
     f.extend([0, 68]);
     f.extend(port.to_be_bytes());
     f.resize(64, 0);
@@ -572,22 +341,11 @@ fn packet_sockets_see_what_their_filter_lets_through() {
     netns
         .run(|| {
             let mut rtnl = Rtnl::open().unwrap();
-            let tap = Tap {
-                name: "tap0",
-                multi_queue: false,
-                vnet_hdr: false,
-            };
+            let tap = Tap { name: "tap0", multi_queue: false, vnet_hdr: false };
             assert!(tap.open().unwrap_err().is_missing());
             tap.create(Some(12345)).unwrap();
             assert!(tap.create(None).unwrap_err().is_exists());
-            rtnl.change_named(
-                "tap0",
-                &LinkChange {
-                    up: Some(true),
-                    ..LinkChange::default()
-                },
-            )
-            .unwrap();
+            rtnl.change_named("tap0", &LinkChange { up: Some(true), ..LinkChange::default() }).unwrap();
             assert!(!rtnl.link("tap0").unwrap().unwrap().carrier);
             let mut guest = std::fs::File::from(tap.open().unwrap());
             assert_eq!(tap.open().unwrap_err().errno(), Some(16));
@@ -607,10 +365,7 @@ fn packet_sockets_see_what_their_filter_lets_through() {
             assert_eq!(dhcp.receive(&mut batch).unwrap(), 1);
             assert_eq!(batch.iter().next().unwrap().data, frame(0x0800, 17, 67));
             assert_eq!(both.receive(&mut batch).unwrap(), 2);
-            assert_eq!(
-                both.receive(&mut batch).unwrap_err().kind(),
-                std::io::ErrorKind::WouldBlock
-            );
+            assert_eq!(both.receive(&mut batch).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
             let reply = frame(0x0800, 17, 68);
             assert_eq!(dhcp.send_all(&[&reply, &reply]).unwrap(), 2);
             dhcp.send(&reply).unwrap();
@@ -634,16 +389,8 @@ fn a_datagram_says_where_it_came_in() {
     netns
         .run(|| {
             let mut rtnl = Rtnl::open().unwrap();
-            rtnl.change_named(
-                "lo",
-                &LinkChange {
-                    up: Some(true),
-                    ..LinkChange::default()
-                },
-            )
-            .unwrap();
-            let server =
-                udp::open(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 67), Some("lo")).unwrap();
+            rtnl.change_named("lo", &LinkChange { up: Some(true), ..LinkChange::default() }).unwrap();
+            let server = udp::open(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 67), Some("lo")).unwrap();
             let client = udp::open(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 68), None).unwrap();
             let to = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 9), 67);
             udp::send(client.as_fd(), b"hello", to, Ipv4Addr::new(127, 0, 0, 3), 0).unwrap();
@@ -660,10 +407,7 @@ fn descriptors_travel_with_bytes() {
     let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
     let mut file = tempfile();
     file.write_all(b"content").unwrap();
-    assert_eq!(
-        fdpass::send(a.as_fd(), b"{}\n", &[file.as_fd(), a.as_fd()]).unwrap(),
-        3
-    );
+    assert_eq!(fdpass::send(a.as_fd(), b"{}\n", &[file.as_fd(), a.as_fd()]).unwrap(), 3);
     let mut buf = [0; 16];
     let (n, fds) = fdpass::receive(b.as_fd(), &mut buf).unwrap();
     assert_eq!((&buf[..n], fds.len()), (&b"{}\n"[..], 2));
@@ -676,13 +420,7 @@ fn descriptors_travel_with_bytes() {
 
 fn tempfile() -> std::fs::File {
     let path = std::env::temp_dir().join(format!("multihome-fdpass-{}", std::process::id()));
-    let file = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&path)
-        .unwrap();
+    let file = std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
     std::fs::remove_file(path).unwrap();
     file
 }
@@ -693,11 +431,7 @@ fn a_process_is_never_mistaken_for_another() {
     command.arg("60");
     let mut child = process::own_session(&mut command).spawn().unwrap();
     let start = process::start_time(child.id()).unwrap();
-    assert!(
-        process::Process::open(child.id(), start + 1)
-            .unwrap_err()
-            .is_missing()
-    );
+    assert!(process::Process::open(child.id(), start + 1).unwrap_err().is_missing());
     let p = process::Process::open(child.id(), start).unwrap();
     assert!(!p.wait(Duration::from_millis(1)));
     p.signal(9).unwrap();
@@ -716,15 +450,8 @@ fn link_events_tell_what_happens() {
     rtnl.create(&new("br0", BRIDGE)).unwrap();
     rtnl.delete("br0").unwrap();
     let seen = events.read().unwrap();
-    assert!(
-        seen.iter()
-            .any(|e| matches!(e, LinkEvent::Changed(l) if l.name == "br0" && l.up)),
-        "{seen:#?}"
-    );
-    assert!(
-        matches!(seen.last(), Some(LinkEvent::Gone(l)) if l.name == "br0"),
-        "{seen:#?}"
-    );
+    assert!(seen.iter().any(|e| matches!(e, LinkEvent::Changed(l) if l.name == "br0" && l.up)), "{seen:#?}");
+    assert!(matches!(seen.last(), Some(LinkEvent::Gone(l)) if l.name == "br0"), "{seen:#?}");
     assert!(events.read().unwrap().is_empty());
 }
 
@@ -740,10 +467,7 @@ fn the_probe_gives_a_reason_for_what_is_missing() {
         println!("{}: {}", capability.name(), reason.unwrap_or("ok"));
         assert!(reason.is_none_or(|r| r.len() > 10));
     }
-    assert_eq!(
-        found.iter().count(),
-        multihome_netlink::Capability::ALL.len()
-    );
+    assert_eq!(found.iter().count(), multihome_netlink::Capability::ALL.len());
     assert!(found.check(multihome_netlink::Capability::Bridge).is_ok());
 }
 
@@ -759,13 +483,7 @@ fn operations_cost_microseconds() {
             let start = Instant::now();
             for i in 0..50 {
                 let name = format!("tap{i}");
-                Tap {
-                    name: &name,
-                    multi_queue: false,
-                    vnet_hdr: true,
-                }
-                .create(None)
-                .unwrap();
+                Tap { name: &name, multi_queue: false, vnet_hdr: true }.create(None).unwrap();
             }
             println!("create tap: {:?}", start.elapsed() / 50);
             let start = Instant::now();
@@ -774,18 +492,12 @@ fn operations_cost_microseconds() {
                     up: Some(true),
                     master: Some(br),
                     alias: Some("nic/default/x"),
-                    port: PortFlags {
-                        learning: Some(false),
-                        ..PortFlags::default()
-                    },
+                    port: PortFlags { learning: Some(false), ..PortFlags::default() },
                     ..LinkChange::default()
                 };
                 rtnl.change_named(&format!("tap{i}"), &change).unwrap();
             }
-            println!(
-                "master, alias, port flags and up of a tap: {:?}",
-                start.elapsed() / 50
-            );
+            println!("master, alias, port flags and up of a tap: {:?}", start.elapsed() / 50);
             let start = Instant::now();
             for _ in 0..100 {
                 rtnl.link("tap7").unwrap();
