@@ -15,6 +15,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
+const IFLA_TXQLEN: u16 = 13;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
@@ -44,6 +45,7 @@ const PORT_BCAST_FLOOD: u16 = 30;
 const PORT_NEIGH_SUPPRESS: u16 = 32;
 const PORT_ISOLATED: u16 = 33;
 
+const TUN_MULTI_QUEUE: u16 = 7;
 const VXLAN_ID: u16 = 1;
 const VXLAN_LINK: u16 = 3;
 const VXLAN_LOCAL: u16 = 4;
@@ -68,8 +70,8 @@ pub enum LinkKind<'a> {
         vni: u32,
         /// UDP port; IANA's is 4789.
         port: u16,
-        /// This node's own tunnel address.
-        local: IpAddr,
+        /// This node's own tunnel address; without one the kernel chooses by route.
+        local: Option<IpAddr>,
         /// Time to live of outer packets; 0 copies the inner one.
         ttl: u8,
         /// Whether remote ends are learned from traffic.
@@ -128,6 +130,8 @@ pub struct LinkChange<'a> {
     pub up: Option<bool>,
     /// MTU in bytes.
     pub mtu: Option<u32>,
+    /// Transmit queue length in packets.
+    pub tx_queue_length: Option<u32>,
     /// The bridge that it becomes a port of, by index; 0 leaves its bridge.
     pub master: Option<u32>,
     /// MAC address.
@@ -198,6 +202,10 @@ pub struct Link {
     pub operstate: u8,
     /// MTU in bytes.
     pub mtu: u32,
+    /// Transmit queue length in packets.
+    pub tx_queue_length: u32,
+    /// Whether a tap takes several descriptors at a time.
+    pub multi_queue: bool,
     /// MAC address, of devices that have one of six bytes.
     pub mac: Option<[u8; 6]>,
     /// The bridge that it is a port of, by index; 0 if none.
@@ -412,8 +420,9 @@ fn kind_data(m: &mut Msg, kind: &LinkKind<'_>) {
         LinkKind::Vxlan { vni, port, local, ttl, learning, underlay } => {
             m.u32(VXLAN_ID, *vni);
             match local {
-                IpAddr::V4(a) => m.attr(VXLAN_LOCAL, &a.octets()),
-                IpAddr::V6(a) => m.attr(VXLAN_LOCAL6, &a.octets()),
+                Some(IpAddr::V4(a)) => m.attr(VXLAN_LOCAL, &a.octets()),
+                Some(IpAddr::V6(a)) => m.attr(VXLAN_LOCAL6, &a.octets()),
+                None => {}
             }
             m.u8(VXLAN_TTL, *ttl);
             m.u8(VXLAN_LEARNING, u8::from(*learning));
@@ -465,13 +474,21 @@ impl Target<'_> {
 /// the administrative state last, so that a device never forwards half configured.
 fn changes(target: Target<'_>, change: &LinkChange<'_>) -> Result<Vec<Msg>> {
     let mut msgs = Vec::new();
-    if change.mac.is_some() || change.mtu.is_some() || change.alias.is_some() || change.master.is_some() {
+    if change.mac.is_some()
+        || change.mtu.is_some()
+        || change.tx_queue_length.is_some()
+        || change.alias.is_some()
+        || change.master.is_some()
+    {
         let mut m = target.message("configure", 0, 0);
         if let Some(mac) = change.mac {
             m.attr(IFLA_ADDRESS, &mac);
         }
         if let Some(mtu) = change.mtu {
             m.u32(IFLA_MTU, mtu);
+        }
+        if let Some(length) = change.tx_queue_length {
+            m.u32(IFLA_TXQLEN, length);
         }
         if let Some(alias) = change.alias {
             m.attr(IFLA_IFALIAS, alias.as_bytes());
@@ -529,6 +546,7 @@ pub(crate) fn parse(body: &[u8]) -> Option<Link> {
             IFLA_IFNAME => link.name = a.text(),
             IFLA_IFALIAS => link.alias = a.text(),
             IFLA_MTU => link.mtu = a.u32(),
+            IFLA_TXQLEN => link.tx_queue_length = a.u32(),
             IFLA_ADDRESS => link.mac = a.data.try_into().ok(),
             IFLA_MASTER => link.master = a.u32(),
             IFLA_LINK => link.parent = a.u32(),
@@ -560,6 +578,7 @@ fn parse_data(link: &mut Link, data: &[u8]) {
     for a in msg::attrs(data) {
         match (link.kind.as_str(), a.kind) {
             ("bridge", BR_VLAN_FILTERING) => link.vlan_filtering = a.u8() != 0,
+            ("tun", TUN_MULTI_QUEUE) => link.multi_queue = a.u8() != 0,
             ("vlan", 1) => link.vlan = Some(a.u16()),
             ("vxlan", VXLAN_ID) => link.vni = Some(a.u32()),
             ("vxlan", VXLAN_PORT) => link.vxlan_port = Some(u16::from_be(a.u16())),

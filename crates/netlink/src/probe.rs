@@ -142,7 +142,7 @@ fn attempt(rtnl: &mut Rtnl, capability: Capability) -> Result<()> {
             link(rtnl, "probe-v0", LinkKind::Veth { peer }).map(drop)
         }
         Capability::Vxlan => {
-            let local = std::net::Ipv4Addr::LOCALHOST.into();
+            let local = Some(std::net::Ipv4Addr::LOCALHOST.into());
             let kind = LinkKind::Vxlan { vni: 1, port: 4789, local, ttl: 64, learning: false, underlay: None };
             link(rtnl, "probe-vx", kind).map(drop)
         }

@@ -62,7 +62,7 @@ fn links_are_what_ip_shows() {
             let vx = LinkKind::Vxlan {
                 vni: 77,
                 port: 4789,
-                local: Ipv4Addr::LOCALHOST.into(),
+                local: Some(Ipv4Addr::LOCALHOST.into()),
                 ttl: 64,
                 learning: false,
                 underlay: None,
@@ -194,7 +194,7 @@ fn addresses_routes_neighbours_and_fdb_are_set_listed_and_deleted() {
     assert!(rtnl.fdb_delete(std::slice::from_ref(&entry)).pop().unwrap().is_ok());
     assert!(rtnl.fdb_delete(&[entry]).pop().unwrap().unwrap_err().is_missing());
 
-    let local = Ipv4Addr::LOCALHOST.into();
+    let local = Some(Ipv4Addr::LOCALHOST.into());
     let kind = LinkKind::Vxlan { vni: 5, port: 4789, local, ttl: 0, learning: false, underlay: None };
     let vx = rtnl.create(&new("vx", kind)).unwrap();
     let flood = |last| FdbEntry {
