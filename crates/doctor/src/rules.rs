@@ -1,0 +1,321 @@
+//! The rules for a VM: what was planned against what the guest shows.
+
+use crate::{Finding, GuestNic, NicObservation, Severity, VmObservation};
+
+/// Everything that is wrong with a VM, the worst first.
+pub fn examine_vm(vm: &VmObservation) -> Vec<Finding> {
+    let mut found = vec![];
+    vm.nics.iter().for_each(|n| found.extend(claims(n)));
+    if !runs(vm, &mut found) {
+        found.sort_by_key(|f| f.severity);
+        return found;
+    }
+    for nic in &vm.nics {
+        found.extend(attached(vm, nic));
+        if vm.agent && nic.attached.is_ok() {
+            found.extend(shown(vm, nic));
+        }
+    }
+    if vm.agent {
+        found.extend(default_routes(vm));
+    } else {
+        found.push(Finding {
+            severity: Severity::Warning,
+            rule: "agent-silent",
+            subject: format!("vm/{}", vm.name),
+            message: "the guest agent does not answer, so that nobody can tell what routes the guest has".into(),
+            evidence: vec!["condition AgentConnected is not True".into()],
+            consequence: "a wrong default route in the guest stays unseen".into(),
+            fix: "install and start qemu-guest-agent in the guest".into(),
+        });
+    }
+    found.sort_by_key(|f| f.severity);
+    found
+}
+
+fn claims(nic: &NicObservation) -> Option<Finding> {
+    let why = nic.claimed.as_ref().err()?;
+    Some(Finding {
+        severity: Severity::Error,
+        rule: "no-address",
+        subject: format!("nic/{}", nic.name),
+        message: format!("NIC {} has no address or MAC of its own: {why}", nic.name),
+        evidence: vec![format!("condition Claimed is False: {why}")],
+        consequence: "the VM does not get this NIC".into(),
+        fix: format!("change the NIC with «kubectl edit nic {}», or its network {}", nic.name, nic.network),
+    })
+}
+
+fn runs(vm: &VmObservation, found: &mut Vec<Finding>) -> bool {
+    if vm.phase == "Running" {
+        return true;
+    }
+    if vm.wanted {
+        let reason = vm.reason.clone().unwrap_or_else(|| "its instance is not up yet".into());
+        found.push(Finding {
+            severity: Severity::Error,
+            rule: "not-running",
+            subject: format!("vm/{}", vm.name),
+            message: format!("the VM is to run and does not: {reason}"),
+            evidence: vec![format!("phase is {:?}", if vm.phase.is_empty() { "none" } else { &vm.phase })],
+            consequence: "nothing on its addresses answers".into(),
+            fix: "mend what the sentence names; the VM is tried again by itself".into(),
+        });
+    }
+    false
+}
+
+fn attached(vm: &VmObservation, nic: &NicObservation) -> Option<Finding> {
+    let why = match &nic.attached {
+        Err(why) => why.clone(),
+        Ok(()) if !nic.link_up => {
+            return Some(Finding {
+                severity: Severity::Warning,
+                rule: "link-down",
+                subject: format!("nic/{}", nic.name),
+                message: format!("NIC {} is unplugged on purpose: its link state is Down", nic.name),
+                evidence: vec!["spec.linkState is Down".into()],
+                consequence: "the guest has no traffic on it".into(),
+                fix: format!("«multihome nic link {} up»", nic.name),
+            });
+        }
+        Ok(()) => return None,
+    };
+    nic.claimed.is_ok().then(|| Finding {
+        severity: Severity::Error,
+        rule: "not-attached",
+        subject: format!("nic/{}", nic.name),
+        message: format!("NIC {} is not in VM {}: {why}", nic.name, vm.name),
+        evidence: vec![format!("condition Attached is not True: {why}")],
+        consequence: "the guest does not see it".into(),
+        fix: "mend what the sentence names; plugging is tried again by itself".into(),
+    })
+}
+
+/// Whether the guest shows a NIC that QEMU has, with the address that it should have.
+fn shown(vm: &VmObservation, nic: &NicObservation) -> Option<Finding> {
+    let subject = format!("nic/{}", nic.name);
+    let Some(guest) = &nic.guest else {
+        return Some(Finding {
+            severity: Severity::Error,
+            rule: "not-seen",
+            subject,
+            message: format!("VM {} has NIC {} plugged in, and the guest does not show it", vm.name, nic.name),
+            evidence: vec!["no interface with its MAC in guest-network-get-interfaces".into()],
+            consequence: "the guest has no traffic on it".into(),
+            fix: "load the driver of its model in the guest, or use model virtio".into(),
+        });
+    };
+    let address = nic.address.as_ref()?;
+    let bare = |a: &str| a.split('/').next().unwrap_or_default().to_owned();
+    let v4: Vec<&String> = guest.addresses.iter().filter(|a| !a.contains(':')).collect();
+    if v4.iter().any(|a| bare(a) == bare(address)) {
+        return None;
+    }
+    if v4.is_empty() {
+        let waiting = nic.served && !nic.leased;
+        return Some(Finding {
+            severity: if waiting { Severity::Warning } else { Severity::Error },
+            rule: "no-guest-address",
+            subject,
+            message: format!("{} in the guest is there without an address; it should have {address}", guest.name),
+            evidence: vec![evidence(guest), lease_evidence(nic)],
+            consequence: format!("network {} is not reachable from the guest", nic.network),
+            fix: if nic.leased {
+                format!("look at the DHCP client of {} in the guest: it took its lease and did not configure it", guest.name)
+            } else {
+                format!("start a DHCP client on {} in the guest, or configure {address} there", guest.name)
+            },
+        });
+    }
+    Some(Finding {
+        severity: Severity::Error,
+        rule: "wrong-address",
+        subject,
+        message: format!("{} in the guest has {}, which is not its own; it should have {address}", guest.name, v4[0]),
+        evidence: vec![evidence(guest)],
+        consequence: "port security drops what it sends from there".into(),
+        fix: format!("use DHCP on {}, or configure {address}; or give the NIC that address in its spec", guest.name),
+    })
+}
+
+fn default_routes(vm: &VmObservation) -> Vec<Finding> {
+    let mut found = vec![];
+    let holders: Vec<(&NicObservation, &GuestNic)> = vm
+        .nics
+        .iter()
+        .filter_map(|n| Some((n, n.guest.as_ref()?)))
+        .filter(|(_, g)| g.default_routes.iter().any(|r| !r.contains(':')))
+        .collect();
+    let lines: Vec<String> = holders
+        .iter()
+        .flat_map(|(_, g)| g.default_routes.iter().map(move |r| format!("default via {r} dev {}", g.name)))
+        .collect();
+    let moving = vm.nics.iter().find_map(|n| n.moving.clone());
+    let severity = if moving.is_some() { Severity::Info } else { Severity::Error };
+    let Some(primary) = vm.nics.iter().find(|n| n.primary) else {
+        if let Some((n, _)) = holders.first() {
+            found.push(Finding {
+                severity: Severity::Error,
+                rule: "unplanned-default-route",
+                subject: format!("vm/{}", vm.name),
+                message: format!("the guest has a default route by NIC {}, and no network of the VM offers a gateway", n.name),
+                evidence: lines,
+                consequence: "traffic to everywhere goes to a router that nobody planned".into(),
+                fix: "remove the route in the guest, or set the gateway of a network".into(),
+            });
+        }
+        return found;
+    };
+    let count = lines.iter().filter(|l| !l.contains(':')).count();
+    let gateway = primary.gateway.clone().unwrap_or_default();
+    let repair = moving.clone().map_or_else(
+        || "use DHCP on all NICs of the guest, and remove routes that were configured by hand".to_owned(),
+        |m| format!("wait: {m}; or renew the lease in the guest"),
+    );
+    if count == 0 {
+        found.push(Finding {
+            severity: if primary.leased || moving.is_some() { severity } else { Severity::Warning },
+            rule: "no-default-route",
+            subject: format!("vm/{}", vm.name),
+            message: format!("the guest has no default route; it should go by NIC {} via {gateway}", primary.name),
+            evidence: vec!["no default route in the guest's routing table".into(), lease_evidence(primary)],
+            consequence: "the guest reaches its own networks only".into(),
+            fix: if moving.is_some() { repair } else { format!("renew the DHCP lease of NIC {} in the guest", primary.name) },
+        });
+        return found;
+    }
+    for (nic, guest) in holders.iter().filter(|(n, _)| !n.primary) {
+        found.push(Finding {
+            severity,
+            rule: "default-route-on-secondary",
+            subject: format!("nic/{}", nic.name),
+            message: format!("the guest has a default route by {} (NIC {}); it should be by NIC {} alone", guest.name, nic.name, primary.name),
+            evidence: lines.clone(),
+            consequence: "traffic to other networks leaves by the wrong NIC".into(),
+            fix: repair.clone(),
+        });
+    }
+    if count > 1 && found.is_empty() {
+        found.push(Finding {
+            severity,
+            rule: "several-default-routes",
+            subject: format!("vm/{}", vm.name),
+            message: format!("the guest has {count} default routes; it should have one"),
+            evidence: lines,
+            consequence: "which of them is used depends on the order in which clients ran".into(),
+            fix: repair,
+        });
+    }
+    found
+}
+
+fn evidence(guest: &GuestNic) -> String {
+    if guest.addresses.is_empty() {
+        format!("{}: no addresses", guest.name)
+    } else {
+        format!("{}: {}", guest.name, guest.addresses.join(", "))
+    }
+}
+
+fn lease_evidence(nic: &NicObservation) -> String {
+    match (nic.served, nic.leased) {
+        (false, _) => "DHCP is not served by Multihome on its network".into(),
+        (true, true) => "the guest took its lease".into(),
+        (true, false) => "the guest has not asked for its address".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nic(name: &str, primary: bool, routes: &[&str]) -> NicObservation {
+        NicObservation {
+            name: name.into(),
+            network: "net".into(),
+            claimed: Ok(()),
+            attached: Ok(()),
+            link_up: true,
+            address: Some("10.0.0.5/24".into()),
+            gateway: Some("10.0.0.1".into()),
+            primary,
+            served: true,
+            leased: true,
+            moving: None,
+            guest: Some(GuestNic {
+                name: format!("eth-{name}"),
+                addresses: vec!["10.0.0.5/24".into()],
+                default_routes: routes.iter().map(ToString::to_string).collect(),
+            }),
+        }
+    }
+
+    fn vm(nics: Vec<NicObservation>) -> VmObservation {
+        VmObservation {
+            name: "default/web".into(),
+            wanted: true,
+            phase: "Running".into(),
+            reason: None,
+            agent: true,
+            nics,
+        }
+    }
+
+    fn rules(vm: &VmObservation) -> Vec<&'static str> {
+        examine_vm(vm).iter().map(|f| f.rule).collect()
+    }
+
+    #[test]
+    fn a_healthy_vm_has_no_findings() {
+        assert!(rules(&vm(vec![nic("a", true, &["10.0.0.1"]), nic("b", false, &[])])).is_empty());
+    }
+
+    #[test]
+    fn default_routes_are_judged() {
+        assert_eq!(rules(&vm(vec![nic("a", true, &[]), nic("b", false, &[])])), ["no-default-route"]);
+        assert_eq!(
+            rules(&vm(vec![nic("a", true, &["10.0.0.1"]), nic("b", false, &["10.1.0.1"])])),
+            ["default-route-on-secondary"]
+        );
+        assert_eq!(rules(&vm(vec![nic("a", true, &["10.0.0.1", "10.0.0.2"])])), ["several-default-routes"]);
+        assert_eq!(rules(&vm(vec![nic("a", false, &["10.0.0.1"])])), ["unplanned-default-route"]);
+    }
+
+    #[test]
+    fn a_route_on_its_way_is_no_error() {
+        let mut a = nic("a", true, &[]);
+        a.moving = Some("the default route moves from b to a at 12:00".into());
+        let found = examine_vm(&vm(vec![a, nic("b", false, &["10.1.0.1"])]));
+        assert_eq!(found[0].severity, Severity::Info);
+        assert!(found[0].fix.contains("moves from b to a"));
+    }
+
+    #[test]
+    fn nics_are_judged() {
+        let mut missing = nic("a", true, &[]);
+        missing.guest = None;
+        assert!(rules(&vm(vec![missing])).contains(&"not-seen"));
+        let mut bare = nic("a", true, &["10.0.0.1"]);
+        bare.guest.as_mut().unwrap().addresses.clear();
+        assert_eq!(rules(&vm(vec![bare])), ["no-guest-address"]);
+        let mut wrong = nic("a", true, &["10.0.0.1"]);
+        wrong.guest.as_mut().unwrap().addresses = vec!["10.0.0.9/24".into()];
+        assert_eq!(rules(&vm(vec![wrong])), ["wrong-address"]);
+        let mut out = nic("a", true, &["10.0.0.1"]);
+        out.attached = Err("no slot".into());
+        assert!(rules(&vm(vec![out])).contains(&"not-attached"));
+    }
+
+    #[test]
+    fn a_silent_agent_and_a_stopped_vm() {
+        let mut silent = vm(vec![nic("a", true, &[])]);
+        silent.agent = false;
+        assert_eq!(rules(&silent), ["agent-silent"]);
+        let mut stopped = vm(vec![nic("a", true, &[])]);
+        stopped.phase = "Failed".into();
+        assert_eq!(rules(&stopped), ["not-running"]);
+        stopped.wanted = false;
+        assert!(rules(&stopped).is_empty());
+    }
+}
