@@ -1,1 +1,198 @@
-//! placeholder
+//! The part that runs on each node: watch, plan, apply, serve DHCP, run VMs, observe, report status.
+//!
+//! Whatever this process knows can be found again: devices by observing them, VMs by their run directory, addresses and
+//! slots in the resources. It may be killed at any point and started again, and VMs run on meanwhile.
+
+mod acceleration;
+mod dhcp;
+mod fake_kernel;
+mod instance;
+mod leases;
+mod node;
+mod observe;
+mod plumbing;
+mod spec;
+mod teardown;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kube::Client;
+use multihome_control::events::Events;
+use multihome_control::queue::{Next, Queue};
+use multihome_control::{Change, Key, World};
+use multihome_dhcp::server::Server;
+use multihome_vmm::images::ImageStore;
+use multihome_vmm::{Acceleration, Accelerator, VmmConfig};
+use tokio::sync::broadcast::error::RecvError;
+
+pub use teardown::teardown;
+
+/// How an agent runs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The node's name.
+    pub node: String,
+    /// Where VMs' run directories, overlays and images are.
+    pub data_dir: PathBuf,
+    /// QEMU's program.
+    pub qemu: PathBuf,
+}
+
+impl Config {
+    /// The image store of the node.
+    pub fn images(&self) -> ImageStore {
+        ImageStore::new(self.data_dir.join("images"))
+    }
+    /// The directory with one directory per running VM.
+    pub fn run_root(&self) -> PathBuf {
+        self.data_dir.join("vms")
+    }
+}
+
+/// Why an agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A VM matter.
+    #[error(transparent)]
+    Vmm(#[from] multihome_vmm::Error),
+    /// A device matter.
+    #[error(transparent)]
+    Netlink(#[from] multihome_netlink::Error),
+    /// The API.
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    /// The data plane.
+    #[error("{0}")]
+    Dataplane(String),
+    /// A task of the runtime ended before it should.
+    #[error("a background task ended: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// What the agent works on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Work {
+    /// The whole node plan.
+    Node,
+    /// One instance: its NICs, its process.
+    Instance(Key),
+}
+
+/// What every part of the agent has at hand.
+struct Agent {
+    config: Config,
+    vmm: VmmConfig,
+    client: Client,
+    world: World,
+    events: Events,
+    queue: Queue<Work>,
+    plumbing: plumbing::Plumbing,
+    dhcp: Arc<Server>,
+    /// How VMs are accelerated, once it was tried.
+    acceleration: tokio::sync::watch::Sender<Option<Acceleration>>,
+    /// Running VMs by the uid of their instance.
+    running: Mutex<HashMap<String, Arc<instance::Running>>>,
+}
+
+impl Agent {
+    fn running(&self) -> MutexGuard<'_, HashMap<String, Arc<instance::Running>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn is_mine(&self, node: Option<&str>) -> bool {
+        node == Some(self.config.node.as_str())
+    }
+}
+
+/// Runs the agent until the future is dropped. VMs and devices stay.
+///
+/// # Errors
+/// When the node cannot be used at all: no user for QEMU, no netlink, no API.
+pub async fn run(config: Config, client: Client, world: World) -> Result<(), Error> {
+    let mut changes = world.changes();
+    let (user, kernel) = {
+        let user = tokio::task::spawn_blocking(multihome_vmm::ensure_user);
+        let kernel = tokio::task::spawn_blocking(multihome_netlink::probe);
+        (user.await??, kernel.await??)
+    };
+    let vmm = VmmConfig {
+        qemu: config.qemu.clone(),
+        run_root: config.run_root(),
+        user: Some(user),
+        accelerator: Accelerator::Tcg,
+    };
+    let plumbing = plumbing::Plumbing::open(user.uid).await?;
+    let agent = Arc::new(Agent {
+        events: Events::new(client.clone(), "agent", Some(&config.node)),
+        vmm,
+        client,
+        queue: Queue::default(),
+        plumbing,
+        dhcp: Arc::new(Server::new()),
+        running: Mutex::default(),
+        acceleration: tokio::sync::watch::channel(acceleration::remembered(&config)).0,
+        world,
+        config,
+    });
+    agent.world.synced().await;
+    instance::find_running(&agent).await;
+    agent.queue.push(Work::Node);
+    everything(&agent);
+    let feed = async {
+        loop {
+            match changes.recv().await {
+                Ok(change) => enqueue(&agent, change),
+                Err(RecvError::Lagged(_)) => everything(&agent),
+                Err(RecvError::Closed) => return,
+            }
+        }
+    };
+    let work = agent.queue.run(16, |work| {
+        let agent = agent.clone();
+        async move {
+            match work {
+                Work::Node => plumbing::reconcile(&agent).await,
+                Work::Instance(key) => instance::reconcile(&agent, &key).await,
+            }
+        }
+    });
+    tokio::join!(feed, work, node::report(&agent, &kernel), leases::follow(&agent));
+    Ok(())
+}
+
+fn everything(agent: &Agent) {
+    agent.queue.push(Work::Node);
+    let t = agent.world.read();
+    t.vmis.keys().for_each(|k| agent.queue.push(Work::Instance(k.clone())));
+}
+
+/// Whom a change concerns on this node.
+fn enqueue(agent: &Agent, change: Change) {
+    match change {
+        Change::Network(_) | Change::Vpc(_) | Change::Fabric(_) => {
+            // DHCP answers follow from networks, so that instances are concerned, too.
+            everything(agent);
+        }
+        Change::Nic { key, vms, .. } => {
+            vms.into_iter().for_each(|vm| agent.queue.push(Work::Instance(vm)));
+            let t = agent.world.read();
+            let here = t.nics.get(&key).is_some_and(|n| {
+                agent.is_mine(n.status.as_ref().and_then(|s| s.node.as_deref()))
+            });
+            if !here {
+                agent.queue.push(Work::Node);
+            }
+        }
+        Change::Vmi(key) => agent.queue.push(Work::Instance(key)),
+        Change::Claim(_) | Change::Vm(_) | Change::Node(_) => {}
+    }
+}
+
+/// The outcome of work that may fail: logged, and tried again.
+fn settle(what: &str, result: Result<Next, Error>) -> Next {
+    result.unwrap_or_else(|e| {
+        tracing::warn!("{what}: {e}");
+        Next::Failed
+    })
+}

@@ -112,6 +112,36 @@ impl Tables {
     }
 }
 
+macro_rules! put {
+    ($($(#[$doc:meta])* $name:ident: $kind:ty;)*) => {
+        /// Filled by hand, for plans of what is not in any API yet.
+        impl Tables {
+            $($(#[$doc])* pub fn $name(&mut self, object: $kind) {
+                let key = Key::of(&object);
+                <$kind as Watched>::index(self, &key, None, Some(&object));
+                <$kind as Watched>::table(self).insert(key, Arc::new(object));
+            })*
+        }
+    };
+}
+
+put! {
+    /// Adds a Network.
+    put_network: Network;
+    /// Adds a NIC.
+    put_nic: NetworkInterface;
+    /// Adds a claim.
+    put_claim: AddressClaim;
+    /// Adds a fabric.
+    put_fabric: ClusterNetwork;
+    /// Adds a routing domain.
+    put_vpc: Vpc;
+    /// Adds a VM.
+    put_vm: VirtualMachine;
+    /// Adds an instance.
+    put_vmi: VirtualMachineInstance;
+}
+
 /// The key of the network that a NIC attaches to.
 pub fn network_key(nic: &NetworkInterface) -> Key {
     Key::reference(&nic.spec.network, &nic.namespace().unwrap_or_default())

@@ -92,7 +92,7 @@ impl std::fmt::Debug for Rules {
 
 impl Rules {
     /// Fills in what the platform decides: the finalizer by which addresses are given back.
-    pub fn default(&self, verb: Verb, group: &str, plural: &str, object: &mut Value) {
+    pub fn fill_in(&self, verb: Verb, group: &str, plural: &str, object: &mut Value) {
         if verb != Verb::Create || group != GROUP || plural != "networkinterfaces" {
             return;
         }

@@ -1,0 +1,136 @@
+//! What each NIC of a VM is told, handed to the DHCP server.
+//!
+//! When the primary moves, the NIC that gains the default route is told so only once the one that loses it has been
+//! refused and started afresh: never two default routes in a guest, and never a second one that a client's script
+//! fails to add because the first still stands.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use kube::ResourceExt;
+use multihome_control::vm::{VmNicView, route_plan};
+use multihome_dhcp::server::{Gateway, LeaseView};
+use multihome_dhcp::v4::{Record, Told};
+use multihome_model::names;
+use multihome_model::{DhcpMode, Family};
+use multihome_plan::node::tap_name;
+use multihome_plan::route::RoutePlan;
+
+use crate::{Agent, Error, spec};
+
+/// A default route on its way from one NIC to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pending {
+    /// The NIC that still holds it.
+    pub from: String,
+    /// The NIC that will.
+    pub to: String,
+    /// When at the latest the old holder asks again.
+    pub until: SystemTime,
+}
+
+/// Whether a lease still stands in the guest, as far as we know.
+fn stands(lease: &LeaseView) -> Option<SystemTime> {
+    lease.told.as_ref().filter(|t| t.router.is_some())?;
+    let end = lease.acknowledged.map(|at| at + Duration::from_secs(lease.seconds.into()));
+    // Told before this process started: until it asks again or a lease time has passed, which nobody can tell.
+    end.map_or_else(|| Some(SystemTime::now() + Duration::from_secs(lease.seconds.into())), |e| (e > SystemTime::now()).then_some(e))
+}
+
+/// The plan as guests are told it now, and the move that is not done yet.
+pub(crate) fn present(agent: &Agent, views: &[VmNicView]) -> (RoutePlan, Option<Pending>) {
+    let mut plan = route_plan(views);
+    let uid = |name: &str| views.iter().find(|v| v.nic.name_any() == name).and_then(|v| v.nic.uid());
+    let Some(primary) = plan.primary(Family::IPv4).map(|n| n.name.clone()) else { return (plan, None) };
+    let lease = |name: &str| uid(name).and_then(|u| agent.dhcp.lease(&u));
+    // What it has already it keeps: taking it away and giving it back would cost two fresh starts.
+    if lease(&primary).is_some_and(|l| l.told.is_some_and(|t| t.router.is_some())) {
+        return (plan, None);
+    }
+    let holder = views.iter().map(|v| v.nic.name_any()).filter(|n| *n != primary).find_map(|n| {
+        let end = stands(&lease(&n)?)?;
+        Some((n, end))
+    });
+    let Some((from, until)) = holder else { return (plan, None) };
+    for nic in plan.nics.iter_mut().filter(|n| n.name == primary) {
+        if let Some(f) = &mut nic.ipv4 {
+            f.default_route = false;
+        }
+    }
+    let renewal = lease(&from).map_or(until, |l| {
+        let half = Duration::from_secs(u64::from(l.seconds) / 2);
+        l.acknowledged.map_or(until, |at| at + half)
+    });
+    (plan, Some(Pending { from, to: primary, until: renewal }))
+}
+
+/// Makes the DHCP server say what is planned for a VM's NICs that are on this node.
+pub(crate) fn sync(agent: &Agent, views: &[VmNicView], host_name: &str) -> Result<Option<Pending>, Error> {
+    seed(agent, views, host_name);
+    let (plan, pending) = present(agent, views);
+    for v in views {
+        let Some(uid) = v.nic.uid() else { continue };
+        let (server, answers_arp) = spec::server_address(&v.spec);
+        let record = plan.nic(&v.nic.name_any()).and_then(|p| Record::new(p, Some(host_name), server));
+        let Some(record) = record else {
+            agent.dhcp.remove_record(&uid);
+            continue;
+        };
+        agent.dhcp.put_record(&uid, &v.network_key.to_string(), record, None);
+        if let Some(ifindex) = agent.plumbing.ifindex(&tap_name(&uid)) {
+            let mac = spec::server_mac(&v.network.uid().unwrap_or_default());
+            agent.dhcp.put_port(&uid, ifindex, mac, answers_arp)?;
+        }
+    }
+    Ok(pending)
+}
+
+/// NICs that this process has no record of yet get one with what their guest was told before, from their status.
+fn seed(agent: &Agent, views: &[VmNicView], host_name: &str) {
+    let plan = route_plan(views);
+    for v in views {
+        let Some(uid) = v.nic.uid() else { continue };
+        if agent.dhcp.lease(&uid).is_some() {
+            continue;
+        }
+        let (server, _) = spec::server_address(&v.spec);
+        let Some(p) = plan.nic(&v.nic.name_any()) else { continue };
+        let Some(record) = Record::new(p, Some(host_name), server) else { continue };
+        let told = v.nic.status.as_ref().and_then(|s| s.lease.as_ref()).map(|l| {
+            let gateway = v.spec.ipv4.as_ref().and_then(|s| s.gateway);
+            let router = match gateway {
+                Some(IpAddr::V4(a)) if l.default_route => Some(a),
+                _ => None,
+            };
+            Told { router, routes: record.told().routes.clone() }
+        });
+        agent.dhcp.put_record(&uid, &v.network_key.to_string(), record, told);
+    }
+}
+
+/// Opens the gateways that relays reach, for every network of this node that lists relays, and closes the others.
+pub(crate) fn sync_gateways(agent: &Agent) -> Result<(), Error> {
+    let input = spec::node_input(&agent.world.read(), &agent.config.node);
+    let mut keep = BTreeSet::new();
+    for n in &input.networks {
+        let Some(subnet) = n.spec.ipv4.as_ref().filter(|s| s.dhcp == DhcpMode::Server && !s.relays.is_empty()) else {
+            continue;
+        };
+        let (Some(IpAddr::V4(address)), true) = (subnet.gateway, n.spec.owns_gateway) else { continue };
+        let relays = subnet.relays.iter().filter_map(|a| match a {
+            IpAddr::V4(a) => Some(*a),
+            IpAddr::V6(_) => None,
+        });
+        let gateway = Gateway {
+            netns: multihome_plan::node::domain_name(n),
+            device: names::device(names::GATEWAY, &n.uid).as_str().to_owned(),
+            address,
+            relays: relays.collect(),
+        };
+        agent.dhcp.put_gateway(&n.key, &gateway)?;
+        keep.insert(n.key.clone());
+    }
+    agent.dhcp.retain_gateways(|n| keep.contains(n));
+    Ok(())
+}

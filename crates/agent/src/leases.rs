@@ -1,0 +1,96 @@
+//! What happens to leases, told to the users: status, conditions, Events.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use kube::ResourceExt;
+use kube::api::Api;
+use multihome_control::{Key, status};
+use multihome_dhcp::server::LeaseView;
+use multihome_dhcp::v4::{Fact, Refusal};
+use multihome_model::{Condition, LeaseStatus, NetworkInterface};
+
+use crate::{Agent, Work};
+
+/// Follows the DHCP server's leases for as long as it is polled.
+pub(crate) async fn follow(agent: &Agent) {
+    loop {
+        for uid in agent.dhcp.changed().await {
+            let nic = {
+                let t = agent.world.read();
+                t.nics.values().find(|n| n.uid().as_deref() == Some(&*uid)).cloned()
+            };
+            let (Some(nic), Some(lease)) = (nic, agent.dhcp.lease(&uid)) else { continue };
+            if let Some(vm) = multihome_control::world::vm_key(&nic) {
+                // A default route on its way may have moved on.
+                agent.queue.push(Work::Instance(vm));
+            }
+            if let Err(e) = tell(agent, &nic, &lease).await {
+                tracing::warn!(nic = %Key::of(nic.as_ref()), "lease not reported: {e}");
+            }
+        }
+    }
+}
+
+/// A time as status carries it, RFC 3339 in seconds.
+pub(crate) fn stamp(t: SystemTime) -> String {
+    jiff::Timestamp::try_from(t).map(|t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()).unwrap_or_default()
+}
+
+async fn tell(agent: &Agent, nic: &Arc<NetworkInterface>, lease: &LeaseView) -> Result<(), kube::Error> {
+    let api: Api<NetworkInterface> = Api::namespaced(agent.client.clone(), &nic.namespace().unwrap_or_default());
+    let first = nic.status.as_ref().is_none_or(|s| s.lease.is_none());
+    let routed = lease.told.as_ref().is_some_and(|t| t.router.is_some());
+    status::update(&api, &nic.name_any(), Some(nic), |o| {
+        match lease.last {
+            Some(Fact::Acknowledged) => {
+                o.status.get_or_insert_default().lease = Some(LeaseStatus {
+                    address: lease.address.to_string(),
+                    default_route: routed,
+                    acknowledged: lease.acknowledged.map(stamp),
+                    seconds: lease.seconds,
+                    hostname: lease.host_name.clone(),
+                });
+                let text = format!("the guest took {}", lease.address);
+                status::set_nic_condition(o, Condition::new(status::LEASED, true, "Acknowledged", text));
+            }
+            Some(Fact::Refused(why)) => {
+                let text = match why {
+                    Refusal::RoutesChanged => "its routes changed: the guest was told to start afresh",
+                    Refusal::WrongAddress => "the guest asked for an address that is not its own, and was refused",
+                };
+                if why == Refusal::RoutesChanged {
+                    o.status.get_or_insert_default().lease = None;
+                }
+                status::set_nic_condition(o, Condition::new(status::LEASED, false, "Refused", text));
+            }
+            Some(Fact::Released) => {
+                o.status.get_or_insert_default().lease = None;
+                status::set_nic_condition(o, Condition::new(status::LEASED, false, "Released", "the guest gave its address back"));
+            }
+            Some(Fact::Declined) => {
+                let text = format!("the guest found somebody else using {}: look for it on the segment", lease.address);
+                status::set_nic_condition(o, Condition::new(status::LEASED, false, "AddressConflict", text));
+            }
+            _ => {}
+        }
+    })
+    .await?;
+    match &lease.last {
+        Some(Fact::Acknowledged) if first => {
+            let with = if routed { "with" } else { "without" };
+            agent.events.normal(nic.as_ref(), "Leased", format!("the guest took {} {with} a default route", lease.address)).await;
+        }
+        Some(Fact::Refused(Refusal::RoutesChanged)) => {
+            agent.events.normal(nic.as_ref(), "RoutesChanged", "a renewal was refused so that the guest learns its new routes").await;
+        }
+        Some(Fact::Refused(Refusal::WrongAddress)) => {
+            agent.events.warning(nic.as_ref(), "WrongAddress", "the guest asked for an address that is not its own").await;
+        }
+        Some(Fact::Declined) => {
+            agent.events.warning(nic.as_ref(), "AddressConflict", format!("the guest found {} in use on the segment", lease.address)).await;
+        }
+        _ => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! The Node that this agent is: what it can do and why not, and that it is alive.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use multihome_netlink::Capabilities;
+use multihome_vmm::{Acceleration, Accelerator};
+use serde_json::json;
+
+use crate::Agent;
+
+/// How often the node says that it is alive.
+const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// Keeps the Node up to date for as long as it is polled.
+pub(crate) async fn report(agent: &Agent, kernel: &Capabilities) {
+    let mut acceleration = agent.acceleration.subscribe();
+    loop {
+        let known = acceleration.borrow_and_update().clone();
+        let pause = match register(agent, kernel, known.as_ref()).await {
+            Ok(()) => HEARTBEAT,
+            Err(e) => {
+                tracing::warn!("node status not reported: {e}");
+                Duration::from_secs(1)
+            }
+        };
+        let _ = tokio::time::timeout(pause, acceleration.changed()).await;
+    }
+}
+
+async fn register(agent: &Agent, kernel: &Capabilities, acceleration: Option<&Acceleration>) -> Result<(), kube::Error> {
+    let api: Api<Node> = Api::all(agent.client.clone());
+    let name = &agent.config.node;
+    let mut labels: BTreeMap<String, String> = [
+        ("kubernetes.io/hostname".to_owned(), name.clone()),
+        ("kubernetes.io/os".to_owned(), "linux".to_owned()),
+    ]
+    .into();
+    if let Some(a) = acceleration {
+        labels.insert("multihome.io/accelerator".into(), a.accelerator.name().into());
+    }
+    let old = api.get_opt(name).await?;
+    if old.is_none() {
+        let node = Node {
+            metadata: ObjectMeta { name: Some(name.clone()), labels: Some(labels.clone()), ..Default::default() },
+            spec: Some(NodeSpec::default()),
+            status: None,
+        };
+        match api.create(&PostParams::default(), &node).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(e)) if e.code == 409 => {}
+            Err(e) => return Err(e),
+        }
+    } else {
+        let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
+        api.patch(name, &PatchParams::default(), &patch).await?;
+    }
+    let before = old.and_then(|n| n.status).and_then(|s| s.conditions).unwrap_or_default();
+    let status = NodeStatus {
+        conditions: Some(conditions(kernel, acceleration, &before)),
+        addresses: Some(vec![NodeAddress { type_: "Hostname".into(), address: name.clone() }]),
+        capacity: Some(capacity()),
+        node_info: Some(system_info()),
+        ..Default::default()
+    };
+    api.patch_status(name, &PatchParams::default(), &Patch::Merge(json!({"status": status}))).await?;
+    Ok(())
+}
+
+fn conditions(kernel: &Capabilities, acceleration: Option<&Acceleration>, before: &[NodeCondition]) -> Vec<NodeCondition> {
+    let now = Time(jiff::Timestamp::now());
+    let make = |kind: &str, ok: bool, reason: &str, message: String| {
+        let status = if ok { "True" } else { "False" };
+        let same = before.iter().find(|c| c.type_ == kind && c.status == status);
+        NodeCondition {
+            type_: kind.into(),
+            status: status.into(),
+            reason: Some(reason.into()),
+            message: Some(message),
+            last_heartbeat_time: Some(now.clone()),
+            last_transition_time: same.and_then(|c| c.last_transition_time.clone()).or(Some(now.clone())),
+        }
+    };
+    let mut out = vec![make("Ready", true, "AgentRunning", "the agent runs and watches".into())];
+    out.push(match acceleration.map(|a| (a.accelerator, a.no_kvm.as_deref())) {
+        Some((Accelerator::Kvm, _)) => make("KVM", true, "Works", "VMs run with hardware virtualisation".into()),
+        Some((_, why)) => make(
+            "KVM",
+            false,
+            "SoftwareEmulation",
+            format!("VMs run in software emulation: {}", why.unwrap_or("KVM was not tried")),
+        ),
+        None => make("KVM", false, "NotTried", "tried when the first VM starts".into()),
+    });
+    for (name, finding) in kernel.iter() {
+        let name = name.name();
+        let camel: String = name
+            .split(['-', '_', ' ', '.'])
+            .map(|w| w[..w.len().min(1)].to_uppercase() + w.get(1..).unwrap_or_default())
+            .collect();
+        out.push(match finding {
+            None => make(&camel, true, "Works", "tried and found to work".into()),
+            Some(why) => make(&camel, false, "NotOffered", why.to_string()),
+        });
+    }
+    out
+}
+
+fn capacity() -> BTreeMap<String, Quantity> {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    });
+    let mut map = BTreeMap::from([("cpu".to_owned(), Quantity(cpus.to_string()))]);
+    if let Some(kib) = memory {
+        map.insert("memory".into(), Quantity(format!("{kib}Ki")));
+    }
+    map
+}
+
+fn system_info() -> NodeSystemInfo {
+    let read = |path: &str| std::fs::read_to_string(path).map(|s| s.trim().to_owned()).unwrap_or_default();
+    let os = read("/etc/os-release");
+    let pretty = os.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"').to_owned();
+    NodeSystemInfo {
+        architecture: std::env::consts::ARCH.into(),
+        boot_id: read("/proc/sys/kernel/random/boot_id"),
+        kernel_version: read("/proc/sys/kernel/osrelease"),
+        machine_id: read("/etc/machine-id"),
+        operating_system: "linux".into(),
+        os_image: pretty,
+        kubelet_version: format!("multihome-{}", env!("CARGO_PKG_VERSION")),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,166 @@
+//! The node's devices: the plan applied, the whole of it or one NIC's share.
+//!
+//! What the node holds is observed at the start, after a failure and now and then, and kept in between, so that
+//! attaching one NIC costs the same however many there are.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use multihome_control::queue::Next;
+use crate::fake_kernel::Kernel;
+use multihome_model::IfName;
+use multihome_plan::node::{
+    NodeInput, NodeNetwork, NodeNic, NodeState, Step, bridge_name, build, diff, simulate, tap_name,
+};
+
+use crate::{Agent, Error, dhcp, settle, spec};
+
+/// How long what was observed is trusted.
+const TRUST: Duration = Duration::from_secs(60);
+
+struct Inner {
+    engine: Kernel,
+    state: NodeState,
+    /// When `state` was observed; `None` if it cannot be trusted.
+    observed: Option<Instant>,
+}
+
+/// The engine and what it was seen to hold. All its work is blocking and done on threads for that.
+#[derive(Clone)]
+pub(crate) struct Plumbing {
+    inner: Arc<Mutex<Inner>>,
+    indexes: Arc<Mutex<HashMap<IfName, u32>>>,
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Plumbing {
+    /// Opens the engine; taps belong to the user with this uid.
+    pub(crate) async fn open(tap_owner: u32) -> Result<Self, Error> {
+        let engine = tokio::task::spawn_blocking(move || Kernel::open(Some(tap_owner)))
+            .await?
+            .map_err(|e| Error::Dataplane(e.to_string()))?;
+        let inner = Inner { engine, state: NodeState::default(), observed: None };
+        Ok(Self { inner: Arc::new(Mutex::new(inner)), indexes: Arc::default() })
+    }
+
+    /// The index of a tap that is in place.
+    pub(crate) fn ifindex(&self, tap: &IfName) -> Option<u32> {
+        lock(&self.indexes).get(tap).copied()
+    }
+
+    /// Makes the node hold what its input says, and nothing else of ours.
+    async fn apply_all(&self, input: NodeInput) -> Result<(), Error> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || this.apply(&build(&input))).await?
+    }
+
+    /// Makes the node hold one NIC; its network comes along if it is not there yet. `everything` is the whole input,
+    /// computed only where it is needed.
+    pub(crate) async fn attach(
+        &self,
+        nic: NodeNic,
+        network: NodeNetwork,
+        everything: impl FnOnce() -> NodeInput + Send + 'static,
+    ) -> Result<(), Error> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut inner = lock(&this.inner);
+            // A plan with this NIC alone, on a network whose bridge stands as planned: only the NIC's own steps are left.
+            let alone = build(&NodeInput { nics: vec![nic.clone()], networks: vec![network.clone()], ..Default::default() });
+            let bridge = bridge_name(&network.uid);
+            let stands = inner.observed.is_some() && inner.state.bridges.get(&bridge) == alone.bridges.get(&bridge);
+            if !stands {
+                drop(inner);
+                return this.apply(&build(&everything()));
+            }
+            let tap = tap_name(&nic.uid);
+            let mine = NodeState {
+                taps: inner.state.taps.get(&tap).map(|t| (tap.clone(), t.clone())).into_iter().collect(),
+                ports: inner.state.ports.get(&tap).map(|p| (tap.clone(), p.clone())).into_iter().collect(),
+                ..Default::default()
+            };
+            let wanted = NodeState { taps: alone.taps, ports: alone.ports, ..Default::default() };
+            let steps = diff(&mine, &wanted);
+            this.run(&mut inner, &steps)
+        })
+        .await?
+    }
+
+    /// Reads the indexes of taps that were in place before this process started.
+    async fn learn_indexes(&self) -> Result<(), Error> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut inner = lock(&this.inner);
+            let missing: Vec<IfName> = {
+                let known = lock(&this.indexes);
+                inner.state.taps.keys().filter(|t| !known.contains_key(*t)).cloned().collect()
+            };
+            for tap in missing {
+                if let Ok(i) = inner.engine.ifindex(&tap) {
+                    lock(&this.indexes).insert(tap, i);
+                }
+            }
+        })
+        .await?;
+        Ok(())
+    }
+
+    fn apply(&self, desired: &NodeState) -> Result<(), Error> {
+        let mut inner = lock(&self.inner);
+        if inner.observed.is_none_or(|t| t.elapsed() > TRUST) {
+            inner.state = inner.engine.observe().map_err(|e| Error::Dataplane(e.to_string()))?;
+            inner.observed = Some(Instant::now());
+        }
+        let steps = diff(&inner.state, desired);
+        self.run(&mut inner, &steps)
+    }
+
+    fn run(&self, inner: &mut Inner, steps: &[Step]) -> Result<(), Error> {
+        if steps.is_empty() {
+            return Ok(());
+        }
+        let failures = inner.engine.apply(steps);
+        for step in steps {
+            simulate(&mut inner.state, step);
+        }
+        self.remember_indexes(inner, steps);
+        if failures.is_empty() {
+            return Ok(());
+        }
+        inner.observed = None;
+        Err(Error::Dataplane(failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))
+    }
+
+    fn remember_indexes(&self, inner: &mut Inner, steps: &[Step]) {
+        let mut indexes = lock(&self.indexes);
+        for step in steps {
+            match step {
+                Step::PutTap(name, _) => {
+                    if let Ok(i) = inner.engine.ifindex(name) {
+                        indexes.insert(name.clone(), i);
+                    }
+                }
+                Step::DeleteTap(name) => {
+                    indexes.remove(name);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Applies the whole plan of this node.
+pub(crate) async fn reconcile(agent: &Agent) -> Next {
+    let work = async {
+        let input = spec::node_input(&agent.world.read(), &agent.config.node);
+        agent.plumbing.apply_all(input).await?;
+        agent.plumbing.learn_indexes().await?;
+        dhcp::sync_gateways(agent)?;
+        Ok(Next::Wait)
+    };
+    settle("the node plan was not applied", work.await)
+}

@@ -1,0 +1,166 @@
+//! From resources to what the planner, the DHCP server and QEMU take.
+
+use ipnet::IpNet;
+use kube::ResourceExt;
+use multihome_control::world::Tables;
+use multihome_control::{Key, vm};
+use multihome_model::checked::{CheckedNetwork, check_network};
+use multihome_model::kubevirt::VirtualMachineInstance;
+use multihome_model::{IfName, NetworkInterface, NicModel, Vni};
+use multihome_plan::node::{Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic};
+use multihome_vmm as vmm;
+use multihome_vmm::images::ImageStore;
+
+/// Everything that this node's plan depends on.
+pub(crate) fn node_input(t: &Tables, node: &str) -> NodeInput {
+    let here = |n: &&std::sync::Arc<NetworkInterface>| {
+        n.status.as_ref().is_some_and(|s| s.node.as_deref() == Some(node) && s.mac.is_some())
+    };
+    let nics: Vec<NodeNic> = t.nics.values().filter(here).map(|n| node_nic(n)).collect();
+    let carried: std::collections::BTreeSet<&str> = nics.iter().map(|n| n.network.as_str()).collect();
+    let networks = t
+        .networks
+        .iter()
+        .filter(|(k, _)| carried.contains(k.to_string().as_str()))
+        .filter_map(|(k, _)| node_network(t, k))
+        .collect();
+    NodeInput { node: facts(t, node), networks, nics }
+}
+
+/// How fabrics are present on this node.
+pub(crate) fn facts(t: &Tables, node: &str) -> NodeFacts {
+    let labels = t.nodes.get(&Key::new("", node)).map(|n| n.labels().clone()).unwrap_or_default();
+    let fabrics = t
+        .fabrics
+        .iter()
+        .map(|(k, f)| {
+            let mine = f.spec.uplinks.iter().find(|u| u.node_selector.iter().all(|(k, v)| labels.get(k) == Some(v)));
+            let device = mine.and_then(|u| u.nics.first()).and_then(|n| IfName::new(n.clone()).ok());
+            (k.name.clone(), Fabric { device })
+        })
+        .collect();
+    NodeFacts { fabrics, tunnel_address: None }
+}
+
+/// A network as the planner takes it.
+pub(crate) fn node_network(t: &Tables, key: &Key) -> Option<NodeNetwork> {
+    let network = t.networks.get(key)?;
+    let spec = check_network(&key.name, &network.spec).ok()?;
+    let vpc_uid = match &spec.vpc {
+        Some(vpc) => Some(t.vpcs.get(&Key::new(key.namespace.clone(), vpc.clone()))?.uid()?),
+        None => None,
+    };
+    let vni = network.status.as_ref().and_then(|s| s.vni).and_then(|v| Vni::new(v).ok());
+    Some(NodeNetwork {
+        uid: network.uid()?,
+        key: key.to_string(),
+        mtu: vm::effective_mtu(t, &spec),
+        spec,
+        vni,
+        vpc_uid,
+    })
+}
+
+/// A NIC as the planner takes it.
+pub(crate) fn node_nic(nic: &NetworkInterface) -> NodeNic {
+    let status = nic.status.as_ref();
+    let families = [status.and_then(|s| s.ipv4.as_ref()), status.and_then(|s| s.ipv6.as_ref())];
+    let mut addresses = vec![];
+    for a in families.into_iter().flatten() {
+        addresses.extend(a.address.parse::<IpNet>().map(|n| n.addr()));
+        addresses.extend(a.secondary.iter().filter_map(|s| s.parse::<std::net::IpAddr>().ok()));
+    }
+    NodeNic {
+        uid: nic.uid().unwrap_or_default(),
+        key: Key::of(nic).to_string(),
+        network: multihome_control::world::network_key(nic).to_string(),
+        mac: vm::nic_mac(nic),
+        addresses,
+        security: nic.spec.port_security.unwrap_or_default(),
+        queues: nic.spec.queues.unwrap_or(1),
+        tx_queue_length: nic.spec.tx_queue_length,
+    }
+}
+
+/// What QEMU is started with. The error is a sentence for the user.
+pub(crate) fn vm_spec(vmi: &VirtualMachineInstance, images: &ImageStore, dir: &std::path::Path) -> Result<vmm::VmSpec, String> {
+    let spec = &vmi.spec;
+    let uid = vmi.uid().unwrap_or_default();
+    let boot = spec.domain.firmware.as_ref().and_then(|f| f.kernel_boot.as_ref());
+    let mut kernel = None;
+    if let Some(container) = boot.and_then(|b| b.container.as_ref()) {
+        let image = images.lookup(&container.image).map_err(|e| e.to_string())?;
+        let mut k = images
+            .kernel_boot(&image)
+            .ok_or_else(|| format!("image {:?} is a disk: import a kernel and an initramfs under that name", container.image))?;
+        if let Some(arguments) = boot.and_then(|b| b.kernel_args.clone()) {
+            k.cmdline = arguments;
+        }
+        kernel = Some(k);
+    }
+    let mut disks = vec![];
+    for disk in &spec.domain.devices.disks {
+        let Some(volume) = spec.volumes.iter().find(|v| v.name == disk.name) else { continue };
+        if let Some(c) = volume.container_disk.as_ref().or(volume.registry_disk.as_ref()) {
+            let image = images.lookup(&c.image).map_err(|e| e.to_string())?;
+            let path = dir.join(format!("{}.qcow2", disk.name));
+            match images.overlay(&image, &path).map_err(|e| e.to_string())? {
+                Some(d) => disks.push(d),
+                // A kernel image in a disk's place boots directly, as container disks with a kernel do.
+                None => kernel = kernel.or_else(|| images.kernel_boot(&image)),
+            }
+        } else if let Some(h) = &volume.host_disk {
+            if let Ok(image) = images.lookup_disk(&h.path) {
+                let path = dir.join(format!("{}.qcow2", disk.name));
+                disks.extend(images.overlay(&image, &path).map_err(|e| e.to_string())?);
+                continue;
+            }
+            let path = std::path::PathBuf::from(&h.path);
+            if !path.exists() {
+                return Err(format!("hostDisk {:?} does not exist on this node: create it, or import it as an image of that name", h.path));
+            }
+            let format = match std::fs::read(&path).ok().as_deref().and_then(|b| b.get(..4)) {
+                Some(b"QFI\xfb") => vmm::DiskFormat::Qcow2,
+                _ => vmm::DiskFormat::Raw,
+            };
+            disks.push(vmm::Disk { path, format, read_only: false, backing: None });
+        }
+    }
+    if kernel.is_none() && disks.is_empty() {
+        return Err("the VM has nothing to boot from: give it a containerDisk, a hostDisk or a kernelBoot image".into());
+    }
+    let name = Key::of(vmi).to_string();
+    Ok(vmm::VmSpec {
+        id: uid.clone(),
+        name,
+        uuid: Some(uid),
+        vcpus: vm::vcpus(spec).min(255),
+        memory_mib: u32::try_from(vm::memory_mib(spec)).unwrap_or(u32::MAX).max(32),
+        kernel,
+        disks,
+        ports: vmm::DEFAULT_PORTS,
+    })
+}
+
+/// A NIC's hardware.
+pub(crate) fn nic_model(model: Option<NicModel>) -> vmm::NicModel {
+    match model.unwrap_or_default() {
+        NicModel::Virtio => vmm::NicModel::Virtio,
+        NicModel::E1000 => vmm::NicModel::E1000,
+        NicModel::E1000e => vmm::NicModel::E1000e,
+        NicModel::Rtl8139 => vmm::NicModel::Rtl8139,
+    }
+}
+
+/// The MAC that answers of a network's DHCP server come from: its gateway leg's.
+pub(crate) fn server_mac(network_uid: &str) -> multihome_model::MacAddr {
+    multihome_model::names::derived_mac(&format!("gateway {network_uid}"), 0)
+}
+
+/// The server identifier: the network's gateway; where it has none, a link-local address that ports answer for.
+pub(crate) fn server_address(spec: &CheckedNetwork) -> (std::net::Ipv4Addr, bool) {
+    match spec.ipv4.as_ref().and_then(|s| s.gateway) {
+        Some(std::net::IpAddr::V4(a)) => (a, false),
+        _ => (std::net::Ipv4Addr::new(169, 254, 169, 253), true),
+    }
+}

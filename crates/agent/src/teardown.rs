@@ -1,0 +1,45 @@
+//! Removes everything that an agent made on a node: VMs, devices, namespaces, tables, settings.
+
+use crate::fake_kernel::Kernel;
+use multihome_plan::node::{NodeState, diff};
+use multihome_vmm::{Vm, VmmConfig};
+
+use crate::{Config, Error};
+
+/// Ends the VMs below the data directory and removes all devices of ours, whoever made them. To be called while no
+/// agent runs. Says in sentences what could not be removed.
+///
+/// # Errors
+/// When the node cannot even be looked at.
+pub async fn teardown(config: &Config) -> Result<Vec<String>, Error> {
+    let mut left = vec![];
+    let vmm = VmmConfig {
+        qemu: config.qemu.clone(),
+        run_root: config.run_root(),
+        user: None,
+        accelerator: multihome_vmm::Accelerator::Tcg,
+    };
+    for id in vmm.list()? {
+        let dir = vmm.dir(&id);
+        if let Ok(vm) = Vm::attach(&dir).await
+            && let Err(e) = vm.kill().await
+        {
+            left.push(format!("VM {id} still runs: {e}"));
+            continue;
+        }
+        if let Err(e) = multihome_vmm::remove(&dir).await {
+            left.push(e.to_string());
+        }
+    }
+    let devices = tokio::task::spawn_blocking(|| -> Result<Vec<String>, Error> {
+        let mut engine = Kernel::open(None).map_err(|e| Error::Dataplane(e.to_string()))?;
+        let seen = engine.observe().map_err(|e| Error::Dataplane(e.to_string()))?;
+        let mut left: Vec<String> =
+            engine.apply(&diff(&seen, &NodeState::default())).iter().map(ToString::to_string).collect();
+        left.extend(engine.close().err().map(|e| e.to_string()));
+        Ok(left)
+    })
+    .await??;
+    left.extend(devices);
+    Ok(left)
+}

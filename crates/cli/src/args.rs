@@ -1,0 +1,425 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Any number of networks per virtual machine, exactly one default route.
+#[derive(Debug, Parser)]
+#[command(name = "multihome", version, about, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// Kubeconfig of the API. Default: $KUBECONFIG, else `kubeconfig` in the data directory
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Where `serve` keeps its database, credentials, images and running VMs
+    #[arg(long, global = true, value_name = "DIR", env = "MULTIHOME_DATA_DIR", default_value = crate::client::DATA_DIR)]
+    pub data_dir: PathBuf,
+    /// Namespace of the objects
+    #[arg(short, long, global = true, default_value = "default")]
+    pub namespace: String,
+    /// Say more on standard error; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the API, the controllers and this machine's node agent, all in one process
+    Serve(Serve),
+    /// Create or change what manifests describe
+    Apply(Apply),
+    /// List objects
+    Get(Get),
+    /// Show one object with what happened to it
+    Describe(Named),
+    /// Remove objects; says which
+    Delete(Delete),
+    /// Networks
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    /// NICs
+    #[command(subcommand)]
+    Nic(NicCommand),
+    /// Virtual machines
+    #[command(subcommand)]
+    Vm(VmCommand),
+    /// Images in this node's store
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Say what is wrong, and how to mend it. Exit code 0: nothing; 1: findings; 2: could not look
+    Doctor(Doctor),
+    /// Show how one NIC came to be what it is, with times
+    Trace(Trace),
+    /// Compute what manifests would lead to, without a server and without root
+    Plan(Plan),
+    /// Print a completion script for a shell
+    Completion(Completion),
+    /// Print the CustomResourceDefinitions, for Kubernetes
+    Crds,
+    /// Remove everything from this node: VMs, devices, namespaces, tables. Not while `serve` runs
+    Teardown(Teardown),
+    /// Run the main job end to end: a VM on three networks, with one default route
+    #[command(hide = true)]
+    Demo(Demo),
+    /// Print the reference pages
+    #[command(hide = true)]
+    ReferenceDocs(ReferenceDocs),
+}
+
+/// `serve`
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Loopback address to listen on, with TLS
+    #[arg(long, default_value = "127.0.0.1:7443")]
+    pub listen: SocketAddr,
+    /// This node's name. Default: the host name
+    #[arg(long)]
+    pub node_name: Option<String>,
+    /// Run the API and the controllers without a node agent (no root needed)
+    #[arg(long)]
+    pub no_agent: bool,
+    /// QEMU's program
+    #[arg(long, default_value = "qemu-system-x86_64")]
+    pub qemu: PathBuf,
+}
+
+/// `apply`
+#[derive(Debug, Args)]
+pub struct Apply {
+    /// Manifest, YAML or JSON, several documents allowed; - for standard input
+    #[arg(short, long, required = true, value_name = "FILE")]
+    pub filename: Vec<PathBuf>,
+    /// Ask the server what it would do, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A table
+    Table,
+    /// A table with more columns
+    Wide,
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+    /// Names only
+    Name,
+}
+
+/// `get`
+#[derive(Debug, Args)]
+pub struct Get {
+    /// Kinds, comma-separated: net, nic, vm, vmi, vpc, cn, claim, node, ns, events …
+    pub kind: String,
+    /// One object by name
+    pub name: Option<String>,
+    /// Objects of all namespaces
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// How to print
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Format,
+    /// Only objects with these labels
+    #[arg(short = 'l', long)]
+    pub selector: Option<String>,
+}
+
+/// An object by kind and name: `nic web-mgmt` or `nic/web-mgmt`.
+#[derive(Debug, Args)]
+pub struct Named {
+    /// Kind, or KIND/NAME
+    pub kind: String,
+    /// Name
+    pub name: Option<String>,
+}
+
+/// `delete`
+#[derive(Debug, Args)]
+pub struct Delete {
+    /// Kind, or KIND/NAME
+    #[arg(required_unless_present = "filename")]
+    pub kind: Option<String>,
+    /// Names
+    pub names: Vec<String>,
+    /// Remove what a manifest describes, last document first
+    #[arg(short, long, value_name = "FILE", conflicts_with = "kind")]
+    pub filename: Vec<PathBuf>,
+    /// Do not wait until they are gone
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// `network …`
+#[derive(Debug, Subcommand)]
+pub enum NetworkCommand {
+    /// List networks
+    List(ListArgs),
+    /// Create a network
+    Create(NetworkCreate),
+    /// Remove a network that no NIC uses
+    Delete(NameArg),
+}
+
+/// `network create`
+#[derive(Debug, Args)]
+pub struct NetworkCreate {
+    /// Its name
+    pub name: String,
+    /// management, vlan, untagged or overlay
+    #[arg(long, default_value = "management")]
+    pub r#type: String,
+    /// IPv4 subnet, such as 10.10.0.0/24
+    #[arg(long)]
+    pub cidr: Option<String>,
+    /// IPv4 gateway. Default: the subnet's first address
+    #[arg(long)]
+    pub gateway: Option<String>,
+    /// Offer no gateway
+    #[arg(long, conflicts_with = "gateway")]
+    pub no_gateway: bool,
+    /// VLAN id, 1 to 4094
+    #[arg(long)]
+    pub vlan: Option<u32>,
+    /// Routing domain
+    #[arg(long)]
+    pub vpc: Option<String>,
+    /// Fabric
+    #[arg(long)]
+    pub cluster_network: Option<String>,
+    /// Name servers
+    #[arg(long)]
+    pub dns: Vec<String>,
+    /// Largest packet in bytes
+    #[arg(long)]
+    pub mtu: Option<u32>,
+    /// Lease time in seconds
+    #[arg(long)]
+    pub lease: Option<u32>,
+}
+
+/// How a list is printed.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Objects of all namespaces
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// How to print
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Format,
+}
+
+/// A name.
+#[derive(Debug, Args)]
+pub struct NameArg {
+    /// Its name
+    pub name: String,
+}
+
+/// `nic …`
+#[derive(Debug, Subcommand)]
+pub enum NicCommand {
+    /// List NICs
+    List(ListArgs),
+    /// Create a NIC, and plug it into a VM if one is named, running or not
+    Create(NicCreate),
+    /// Give a detached NIC to a VM
+    Attach(NicAttach),
+    /// Take a NIC out of its VM; it keeps MAC and addresses
+    Detach(NameArg),
+    /// Make this NIC hold its VM's default route
+    SetPrimary(NameArg),
+    /// Plug in or pull out the cable
+    Link(NicLink),
+    /// Remove a NIC, unplugging it first; its addresses become free
+    Delete(NameArg),
+}
+
+/// `nic create`
+#[derive(Debug, Args)]
+pub struct NicCreate {
+    /// Its name. Default: VM-NETWORK, or one made from the network's
+    pub name: Option<String>,
+    /// Network: NAME or NAMESPACE/NAME
+    #[arg(long)]
+    pub network: String,
+    /// VM
+    #[arg(long)]
+    pub vm: Option<String>,
+    /// MAC address. Default: derived
+    #[arg(long)]
+    pub mac: Option<String>,
+    /// IPv4 address. Default: chosen from the network's pools
+    #[arg(long)]
+    pub address: Option<String>,
+    /// Hold the VM's default route
+    #[arg(long)]
+    pub primary: bool,
+    /// Let anything leave the port
+    #[arg(long)]
+    pub promiscuous: bool,
+    /// Wait until the guest has its address, at most this many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub wait: Option<u64>,
+}
+
+/// `nic attach`
+#[derive(Debug, Args)]
+pub struct NicAttach {
+    /// NIC
+    pub name: String,
+    /// VM
+    #[arg(long)]
+    pub vm: String,
+}
+
+/// `nic link`
+#[derive(Debug, Args)]
+pub struct NicLink {
+    /// NIC
+    pub name: String,
+    /// up or down
+    #[arg(value_enum)]
+    pub state: LinkWish,
+}
+
+/// A cable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LinkWish {
+    /// Plugged in
+    Up,
+    /// Pulled out
+    Down,
+}
+
+/// `vm …`
+#[derive(Debug, Subcommand)]
+pub enum VmCommand {
+    /// List VMs
+    List(ListArgs),
+    /// Start a VM
+    Start(NameArg),
+    /// Stop a VM; its NICs keep MAC and addresses
+    Stop(NameArg),
+    /// Let the guest reboot; reset it if it does not
+    Reboot(NameArg),
+    /// Reset a VM, as by its reset button
+    Reset(NameArg),
+    /// Run a program in the guest by its agent (on the VM's node, as root)
+    Exec(VmExec),
+    /// Remove a VM and the NICs that came with it
+    Delete(NameArg),
+}
+
+/// `vm exec`
+#[derive(Debug, Args)]
+pub struct VmExec {
+    /// VM
+    pub name: String,
+    /// Program and arguments, after --
+    #[arg(last = true, required = true)]
+    pub command: Vec<String>,
+}
+
+/// `image …`
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Copy a disk, or a kernel with its initramfs, into the store
+    Import(ImageImport),
+    /// List images
+    List {
+        /// How to print
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Format,
+    },
+    /// Remove an image
+    Rm(NameArg),
+}
+
+/// `image import`
+#[derive(Debug, Args)]
+pub struct ImageImport {
+    /// Name, as a container image's: quay.io/containerdisks/debian:12
+    pub name: String,
+    /// A disk, qcow2 or raw
+    #[arg(long, conflicts_with = "kernel", required_unless_present = "kernel")]
+    pub disk: Option<PathBuf>,
+    /// A kernel
+    #[arg(long)]
+    pub kernel: Option<PathBuf>,
+    /// Its initramfs
+    #[arg(long, requires = "kernel")]
+    pub initramfs: Option<PathBuf>,
+    /// Its command line
+    #[arg(long, default_value = "", requires = "kernel")]
+    pub cmdline: String,
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// vm/NAME. Default: every VM of the namespace
+    pub target: Option<String>,
+    /// How to print: table or json
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Format,
+}
+
+/// `trace`
+#[derive(Debug, Args)]
+pub struct Trace {
+    /// nic/NAME
+    pub target: String,
+}
+
+/// `plan`
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// Manifest; - for standard input
+    #[arg(short, long, required = true, value_name = "FILE")]
+    pub filename: Vec<PathBuf>,
+    /// Also print the steps on a node of this name that carries all of it
+    #[arg(long)]
+    pub node: Option<String>,
+    /// How to print: table or json
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Format,
+}
+
+/// `completion`
+#[derive(Debug, Args)]
+pub struct Completion {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// `teardown`
+#[derive(Debug, Args)]
+pub struct Teardown {
+    /// Remove the data directory, too: database, credentials, images
+    #[arg(long)]
+    pub purge: bool,
+}
+
+/// `demo`
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// The manifest of the demo
+    #[arg(long, default_value = "examples/three-networks.yaml")]
+    pub manifest: PathBuf,
+}
+
+/// `reference-docs`
+#[derive(Debug, Args)]
+pub struct ReferenceDocs {
+    /// Where to write them
+    pub dir: PathBuf,
+}

@@ -1,0 +1,119 @@
+//! `doctor`: collects what is known of a VM and lets the rules judge it.
+
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+use multihome_doctor::{Finding, GuestNic, NicObservation, Severity, VmObservation, examine_vm};
+use multihome_model::condition::{Condition, find};
+use multihome_model::kubevirt::{VirtualMachine, VirtualMachineInstance};
+use multihome_model::{Family, LinkState, NetworkInterface};
+use serde_json::json;
+
+use super::Context;
+use crate::args::{Doctor, Format};
+use crate::{CliError, CliResult, Output};
+
+pub(super) async fn run(ctx: &Context, args: &Doctor, out: &mut Output) -> CliResult {
+    let names = match &args.target {
+        Some(t) => match t.split_once('/') {
+            Some(("vm" | "vmi" | "virtualmachine", name)) => vec![name.to_owned()],
+            _ => return Err(CliError::new(format!("{t:?} cannot be examined: use vm/NAME")).exit(2)),
+        },
+        None => {
+            let api: Api<VirtualMachine> = Api::namespaced(ctx.client.clone(), &ctx.namespace);
+            let list = api.list(&ListParams::default()).await.map_err(|e| CliError::from(e).exit(2))?;
+            list.items.iter().map(ResourceExt::name_any).collect()
+        }
+    };
+    let mut total = vec![];
+    for name in &names {
+        let seen = observe(ctx, name).await.map_err(|e| e.exit(2))?;
+        let found = examine_vm(&seen);
+        if args.output != Format::Json {
+            print(&seen, &found, out);
+        }
+        total.extend(found);
+    }
+    if args.output == Format::Json {
+        out.json(&json!({"findings": total}))?;
+    }
+    Ok(u8::from(total.iter().any(|f| f.severity != Severity::Info)))
+}
+
+fn print(seen: &VmObservation, found: &[Finding], out: &mut Output) {
+    if found.is_empty() {
+        let what = if seen.phase == "Running" {
+            let primary = seen.nics.iter().find(|n| n.primary);
+            match primary {
+                Some(p) => format!("{} NICs, one default route, by {}", seen.nics.len(), p.name),
+                None => format!("{} NICs, and no network offers a gateway", seen.nics.len()),
+            }
+        } else {
+            "stopped, as wished".into()
+        };
+        return out.line(format!("vm/{}: healthy: {what}", seen.name));
+    }
+    out.line(format!("vm/{}: {} findings", seen.name, found.len()));
+    for f in found {
+        let severity = match f.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Info => "info",
+        };
+        out.line(format!("\n{severity}: {} ({})", f.message, f.rule));
+        f.evidence.iter().for_each(|e| out.line(format!("  seen: {e}")));
+        out.line(format!("  leads to: {}", f.consequence));
+        out.line(format!("  mend: {}", f.fix));
+    }
+}
+
+/// What the API knows of a VM.
+pub(super) async fn observe(ctx: &Context, name: &str) -> Result<VmObservation, CliError> {
+    let vms: Api<VirtualMachine> = Api::namespaced(ctx.client.clone(), &ctx.namespace);
+    let vmis: Api<VirtualMachineInstance> = Api::namespaced(ctx.client.clone(), &ctx.namespace);
+    let nics: Api<NetworkInterface> = Api::namespaced(ctx.client.clone(), &ctx.namespace);
+    let (vm, vmi) = (vms.get_opt(name).await?, vmis.get_opt(name).await?);
+    if vm.is_none() && vmi.is_none() {
+        return Err(CliError::new(format!("VM {name:?} does not exist in namespace {}", ctx.namespace)));
+    }
+    let wanted = vm.is_none_or(|v| v.spec.running == Some(true) || v.spec.run_strategy.as_deref() == Some("Always"));
+    let status = vmi.and_then(|v| v.status).unwrap_or_default();
+    let list = nics.list(&ListParams::default().fields(&format!("spec.vm={name}"))).await?;
+    let mut nics: Vec<&NetworkInterface> = list.items.iter().collect();
+    nics.sort_by_key(|n| (n.spec.order(), n.name_any()));
+    Ok(VmObservation {
+        name: name.to_owned(),
+        wanted,
+        phase: status.phase.clone(),
+        reason: status.reason.clone(),
+        agent: find(&status.conditions, "AgentConnected").is_some_and(Condition::is_true),
+        nics: nics.into_iter().map(nic).collect(),
+    })
+}
+
+fn nic(n: &NetworkInterface) -> NicObservation {
+    let s = n.status.clone().unwrap_or_default();
+    let state = |kind: &str| match find(&s.conditions, kind) {
+        Some(c) if c.is_true() => Ok(()),
+        Some(c) => Err(c.message.clone()),
+        None => Err("nothing was reported".to_owned()),
+    };
+    let moving = find(&s.conditions, "DefaultRouteCorrect").filter(|c| c.reason == "WaitingForRenewal").map(|c| c.message.clone());
+    NicObservation {
+        name: n.name_any(),
+        network: n.spec.network.clone(),
+        claimed: state("Claimed"),
+        attached: state("Attached"),
+        link_up: n.spec.link_state != Some(LinkState::Down),
+        address: s.ipv4.as_ref().map(|a| a.address.clone()),
+        gateway: s.ipv4.as_ref().and_then(|a| a.gateway.clone()),
+        primary: s.primary_for.contains(&Family::IPv4),
+        served: find(&s.conditions, "Leased").is_some(),
+        leased: state("Leased").is_ok(),
+        moving,
+        guest: s.guest.as_ref().map(|g| GuestNic {
+            name: s.guest_name.clone().unwrap_or_default(),
+            addresses: g.addresses.clone(),
+            default_routes: g.default_routes.clone(),
+        }),
+    }
+}

@@ -1,0 +1,65 @@
+//! `network …`.
+
+use kube::Api;
+use kube::api::PostParams;
+use multihome_model::{IpFamilySpec, Network, NetworkSpec, NetworkType, VlanSpec};
+
+use super::{Context, delete, get};
+use crate::args::{NetworkCommand, NetworkCreate};
+use crate::kinds::by_name;
+use crate::{CliError, CliResult, Output};
+
+pub(super) async fn run(ctx: &Context, command: &NetworkCommand, out: &mut Output) -> CliResult {
+    match command {
+        NetworkCommand::List(args) => get::list(ctx, "networks", args, out).await,
+        NetworkCommand::Create(args) => create(ctx, args, out).await,
+        NetworkCommand::Delete(args) => {
+            out.line(delete::remove(ctx, &by_name("networks")?, &args.name, &ctx.namespace, true).await?);
+            Ok(0)
+        }
+    }
+}
+
+async fn create(ctx: &Context, args: &NetworkCreate, out: &mut Output) -> CliResult {
+    let kind = match args.r#type.to_lowercase().as_str() {
+        "management" => NetworkType::Management,
+        "vlan" => NetworkType::Vlan,
+        "untagged" => NetworkType::Untagged,
+        "overlay" => NetworkType::Overlay,
+        other => {
+            return Err(CliError::new(format!("type {other:?} is not known: use management, vlan, untagged or overlay")));
+        }
+    };
+    let gateway = match (&args.gateway, &args.cidr) {
+        (Some(g), _) => Some(g.clone()),
+        (None, Some(cidr)) if !args.no_gateway => {
+            cidr.parse::<ipnet::IpNet>().ok().and_then(|n| n.hosts().next()).map(|a| a.to_string())
+        }
+        _ => None,
+    };
+    let family = args.cidr.as_ref().map(|cidr| IpFamilySpec {
+        cidr: Some(cidr.clone()),
+        gateway,
+        dns: args.dns.clone(),
+        lease_seconds: args.lease,
+        ..Default::default()
+    });
+    let (ipv4, ipv6) = match family {
+        Some(f) if f.cidr.as_deref().is_some_and(|c| c.contains(':')) => (None, Some(f)),
+        f => (f, None),
+    };
+    let spec = NetworkSpec {
+        r#type: kind,
+        cluster_network: args.cluster_network.clone(),
+        vlan: args.vlan.map(|id| VlanSpec { id: Some(id), trunk: vec![] }),
+        vpc: args.vpc.clone(),
+        ipv4,
+        ipv6,
+        mtu: args.mtu,
+        ..Default::default()
+    };
+    let api: Api<Network> = Api::namespaced(ctx.client.clone(), &ctx.namespace);
+    api.create(&PostParams::default(), &Network::new(&args.name, spec)).await?;
+    out.line(format!("network.multihome.io/{} created", args.name));
+    Ok(0)
+}

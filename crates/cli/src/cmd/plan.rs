@@ -1,0 +1,301 @@
+//! `plan`: what manifests would lead to, computed here and now, without a server.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use kube::ResourceExt;
+use kube::api::ObjectMeta;
+use multihome_control::admission::{Lookup, Refusal, Request, Rules, Verb};
+use multihome_control::vm::{self, manifest_nics, nic_name, pod_network};
+use multihome_control::world::Tables;
+use multihome_control::Key;
+use multihome_model::kubevirt::NetworkSource;
+use multihome_model::kubevirt::VirtualMachine;
+use multihome_model::{
+    ANNOTATION_PRIMARY, ClusterNetwork, Family, MacAddr, Network, NetworkInterface, NetworkInterfaceSpec,
+    NetworkInterfaceStatus, NicAddressStatus, Vni, Vpc,
+};
+use multihome_plan::node::{NodeInput, NodeNetwork, NodeNic, NodeState, build, diff};
+use multihome_plan::primary::FAMILIES;
+use multihome_plan::{address, route};
+use serde_json::{Value, json};
+
+use super::apply::{identify, read_documents};
+use crate::args::{Format, Plan};
+use crate::output::{cells, table};
+use crate::{CliError, CliResult, Output};
+
+pub(super) fn run(args: &Plan, out: &mut Output) -> CliResult {
+    let documents = read_documents(&args.filename)?;
+    let planned = Planned::from_documents(&documents)?;
+    if args.output == Format::Json {
+        let mut value = json!({"vms": planned.vms()});
+        if args.node.is_some() {
+            value["node"] = serde_json::to_value(planned.steps())?;
+        }
+        out.json(&value)?;
+    } else {
+        planned.text(args.node.as_deref()).into_iter().for_each(|l| out.line(l));
+    }
+    Ok(0)
+}
+
+/// The text of a plan for manifests.
+///
+/// # Errors
+/// When a document is refused.
+pub fn plan_text(documents: &[Value], node: Option<&str>) -> Result<Vec<String>, CliError> {
+    Ok(Planned::from_documents(documents)?.text(node))
+}
+
+/// What is stored so far, as admission reads it.
+#[derive(Default)]
+struct Shelf(BTreeMap<(String, String, String, String), Arc<Value>>);
+
+impl Lookup for Shelf {
+    fn get(&self, group: &str, plural: &str, namespace: Option<&str>, name: &str) -> Option<Arc<Value>> {
+        let key = (group.to_owned(), plural.to_owned(), namespace.unwrap_or_default().to_owned(), name.to_owned());
+        self.0.get(&key).cloned()
+    }
+    fn list(&self, group: &str, plural: &str, namespace: Option<&str>) -> Vec<Arc<Value>> {
+        let here = |k: &(String, String, String, String)| {
+            k.0 == group && k.1 == plural && namespace.is_none_or(|ns| k.2 == ns)
+        };
+        self.0.iter().filter(|(k, _)| here(k)).map(|(_, v)| v.clone()).collect()
+    }
+}
+
+struct Planned {
+    tables: Tables,
+    vms: Vec<Key>,
+}
+
+impl Planned {
+    fn from_documents(documents: &[Value]) -> Result<Self, CliError> {
+        let mut p = Planned { tables: Tables::default(), vms: vec![] };
+        let mut shelf = Shelf::default();
+        for d in documents {
+            let (kind, name, namespace) = identify(d)?;
+            let ns = if kind.namespaced { namespace.unwrap_or_else(|| "default".into()) } else { String::new() };
+            let mut object = d.clone();
+            object["metadata"]["namespace"] = json!(ns);
+            object["metadata"]["uid"] = json!(format!("{}/{ns}/{name}", kind.resource.kind));
+            let (group, plural) = (kind.resource.group.clone(), kind.resource.plural.clone());
+            let request = Request {
+                verb: Verb::Create,
+                group: &group,
+                plural: &plural,
+                namespace: &ns,
+                name: &name,
+                old: None,
+                new: Some(&object),
+            };
+            Rules::default().validate(&request, &shelf).map_err(|r| refusal(&kind.label(), &name, r))?;
+            p.put(&kind.resource.kind, &object).map_err(|e| CliError::new(format!("{}/{name}: {e}", kind.label())))?;
+            shelf.0.insert((group, plural, ns, name), Arc::new(object));
+        }
+        p.claim_addresses()?;
+        Ok(p)
+    }
+
+    fn put(&mut self, kind: &str, object: &Value) -> Result<(), serde_json::Error> {
+        let v = object.clone();
+        match kind {
+            "Network" => self.tables.put_network(serde_json::from_value::<Network>(v)?),
+            "ClusterNetwork" => self.tables.put_fabric(serde_json::from_value::<ClusterNetwork>(v)?),
+            "Vpc" => self.tables.put_vpc(serde_json::from_value::<Vpc>(v)?),
+            "NetworkInterface" => self.tables.put_nic(serde_json::from_value(v)?),
+            "VirtualMachine" => {
+                let machine: VirtualMachine = serde_json::from_value(v)?;
+                self.vms.push(Key::of(&machine));
+                self.nics_of(&machine);
+                self.tables.put_vm(machine);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The NICs that a VM's manifest becomes, as the controller makes them.
+    fn nics_of(&mut self, machine: &VirtualMachine) {
+        let key = Key::of(machine);
+        for m in manifest_nics(&machine.spec.template.spec) {
+            let network = match &m.source {
+                NetworkSource::Named(n) => n.clone(),
+                NetworkSource::Pod => {
+                    let all = self.tables.networks.iter().map(|(k, n)| (k, n.as_ref()));
+                    pod_network(all, &key.namespace).map(|k| k.name).unwrap_or_default()
+                }
+            };
+            let name = nic_name(&key.name, &m.interface.name);
+            let primary = machine.annotations().get(ANNOTATION_PRIMARY).map_or(m.default, |p| *p == m.interface.name);
+            let spec = NetworkInterfaceSpec {
+                network,
+                vm: Some(key.name.clone()),
+                order: Some(m.order),
+                primary: primary.then_some(true),
+                mac: m.interface.mac_address.clone(),
+                ..Default::default()
+            };
+            let mut nic = NetworkInterface::new(&name, spec);
+            nic.metadata = ObjectMeta {
+                namespace: Some(key.namespace.clone()),
+                uid: Some(format!("NetworkInterface/{}/{name}", key.namespace)),
+                ..nic.metadata
+            };
+            self.tables.put_nic(nic);
+        }
+    }
+
+    /// Gives every NIC the addresses that it would get on an empty network.
+    fn claim_addresses(&mut self) -> Result<(), CliError> {
+        let mut taken: BTreeMap<Key, BTreeSet<IpAddr>> = BTreeMap::new();
+        let mut nics: Vec<NetworkInterface> = self.tables.nics.values().map(|n| n.as_ref().clone()).collect();
+        // Addresses that are asked for go first, as they would if they were there already.
+        nics.sort_by_key(|n| (n.spec.ipv4.is_none(), n.spec.vm().map(str::to_owned), n.spec.order(), n.name_any()));
+        for mut nic in nics {
+            let Some(view) = vm::view(&self.tables, Arc::new(nic.clone())) else { continue };
+            let mut status = NetworkInterfaceStatus {
+                mac: Some(view.mac.to_string()),
+                mtu: Some(view.mtu.get()),
+                ..Default::default()
+            };
+            for family in FAMILIES {
+                let Some(subnet) = view.spec.subnet(family) else { continue };
+                let wish = nic.spec.family(family).and_then(|f| f.address.as_ref()).and_then(|a| a.parse().ok());
+                let used = taken.entry(view.network_key.clone()).or_default();
+                let a = match wish {
+                    Some(a) => a,
+                    None => address::choose(subnet, used)
+                        .map_err(|e| CliError::new(format!("NIC {}: {e}", nic.name_any())))?,
+                };
+                used.insert(a);
+                let held = NicAddressStatus {
+                    address: format!("{a}/{}", subnet.cidr.prefix_len()),
+                    gateway: subnet.gateway.map(|g| g.to_string()),
+                    ..Default::default()
+                };
+                match family {
+                    Family::IPv4 => status.ipv4 = Some(held),
+                    Family::IPv6 => status.ipv6 = Some(held),
+                }
+            }
+            nic.status = Some(status);
+            self.tables.nics.insert(Key::of(&nic), Arc::new(nic));
+        }
+        Ok(())
+    }
+
+    fn vms(&self) -> Vec<Value> {
+        let plan = |key: &Key| json!({"vm": key.to_string(), "plan": route::RoutePlan::clone(&self.plan_of(key).1)});
+        self.vms.iter().map(plan).collect()
+    }
+
+    fn plan_of(&self, key: &Key) -> (Vec<vm::VmNicView>, route::RoutePlan) {
+        let views = vm::nics(&self.tables, key);
+        let plan = vm::route_plan(&views);
+        (views, plan)
+    }
+
+    fn steps(&self) -> Vec<multihome_plan::node::Step> {
+        let mut input = NodeInput::default();
+        for (i, (key, network)) in self.tables.networks.iter().enumerate() {
+            let Ok(spec) = multihome_model::checked::check_network(&key.name, &network.spec) else { continue };
+            let vpc = spec.vpc.as_ref().and_then(|v| self.tables.vpcs.get(&Key::new(key.namespace.clone(), v.clone())));
+            input.networks.push(NodeNetwork {
+                uid: network.uid().unwrap_or_default(),
+                key: key.to_string(),
+                mtu: vm::effective_mtu(&self.tables, &spec),
+                // Chosen by the controller in the end; any stands for it here.
+                vni: spec.vni.or_else(|| Vni::new(i as u32 + 1).ok()),
+                vpc_uid: vpc.and_then(|v| v.uid()),
+                spec,
+            });
+        }
+        for nic in self.tables.nics.values().filter(|n| n.spec.vm().is_some()) {
+            let s = nic.status.clone().unwrap_or_default();
+            let all = [s.ipv4, s.ipv6];
+            let addresses = all.iter().flatten().filter_map(|a| a.address.parse::<ipnet::IpNet>().ok()).map(|n| n.addr());
+            input.nics.push(NodeNic {
+                uid: nic.uid().unwrap_or_default(),
+                key: Key::of(nic.as_ref()).to_string(),
+                network: multihome_control::world::network_key(nic).to_string(),
+                mac: s.mac.and_then(|m| m.parse().ok()).unwrap_or(MacAddr([0; 6])),
+                addresses: addresses.collect(),
+                security: nic.spec.port_security.unwrap_or_default(),
+                queues: nic.spec.queues.unwrap_or(1),
+                tx_queue_length: nic.spec.tx_queue_length,
+            });
+        }
+        diff(&NodeState::default(), &build(&input))
+    }
+
+    fn text(&self, node: Option<&str>) -> Vec<String> {
+        let mut lines = vec![];
+        for key in &self.vms {
+            let (views, plan) = self.plan_of(key);
+            if !lines.is_empty() {
+                lines.push(String::new());
+            }
+            lines.push(format!("VM {key}"));
+            let header = cells(["NIC", "NETWORK", "MAC", "ADDRESS", "GATEWAY", "DEFAULT ROUTE", "MTU", "ROUTES"]);
+            let mut rows = vec![];
+            for n in &plan.nics {
+                let network = views.iter().find(|v| v.nic.name_any() == n.name).map(|v| v.network_key.name.clone());
+                for f in [&n.ipv4, &n.ipv6].into_iter().flatten() {
+                    let routes: Vec<String> = f.routes.iter().map(|r| format!("{} via {}", r.to, r.via)).collect();
+                    rows.push(vec![
+                        n.name.clone(),
+                        network.clone().unwrap_or_default(),
+                        n.mac.to_string(),
+                        f.address.map(|a| a.to_string()).unwrap_or_else(|| "by its DHCP server".into()),
+                        f.gateway.map(|g| g.to_string()).unwrap_or_else(|| "none".into()),
+                        if f.default_route { "yes" } else { "no" }.into(),
+                        n.mtu.to_string(),
+                        if routes.is_empty() { "none".into() } else { routes.join(", ") },
+                    ]);
+                }
+            }
+            lines.extend(table(&header, &rows).into_iter().map(|l| format!("  {l}")));
+        }
+        if let Some(node) = node {
+            lines.push(String::new());
+            lines.push(format!("Steps on node {node}, from nothing:"));
+            lines.extend(self.steps().iter().map(|s| format!("  {}", describe(s))));
+        }
+        lines
+    }
+}
+
+fn refusal(kind: &str, name: &str, r: Refusal) -> CliError {
+    let text = match r {
+        Refusal::Forbidden(text) => text,
+        Refusal::Invalid(list) => {
+            list.into_iter().map(|v| format!("{}: {}", v.field, v.message)).collect::<Vec<_>>().join("; ")
+        }
+    };
+    CliError::new(format!("{kind}/{name}: {text}"))
+}
+
+fn describe(step: &multihome_plan::node::Step) -> String {
+    use multihome_plan::node::Step;
+    match step {
+        Step::CreateDomain(ns) => format!("namespace {ns}"),
+        Step::PutBridge(n, b) => format!("bridge {n} for {}, MTU {}", b.alias, b.mtu),
+        Step::PutUplink(n, u) => format!("{n}: {}, port of {}", u.alias, u.bridge),
+        Step::PutLeg(ns, n, l) => {
+            let addresses: Vec<String> = l.addresses.iter().map(ToString::to_string).collect();
+            format!("{n}: {} with {} in {ns}, port of {}", l.alias, addresses.join(", "), l.bridge)
+        }
+        Step::PutEgress(ns, e) => format!("{}: way out of {ns}, {} to {}", e.host, e.peer_address, e.host_address),
+        Step::PutPort(n, p) => match &p.security {
+            multihome_plan::node::Security::Strict { mac, .. } => format!("{n}: only {mac} and its addresses may send"),
+            multihome_plan::node::Security::Promiscuous => format!("{n}: anything may send"),
+        },
+        Step::PutTap(n, t) => format!("tap {n} for {}, port of {}, MTU {}", t.alias, t.bridge, t.mtu),
+        Step::DeleteDomain(n) => format!("remove namespace {n}"),
+        Step::DeleteBridge(n) | Step::DeleteUplink(n) | Step::DeletePort(n) | Step::DeleteTap(n) => format!("remove {n}"),
+        Step::DeleteLeg(_, n) | Step::DeleteEgress(_, n) => format!("remove {n}"),
+    }
+}
