@@ -117,8 +117,20 @@ impl Rtnl {
     /// # Errors
     /// When the kernel refuses the dump.
     pub fn fdb(&mut self) -> Result<Vec<FdbEntry>> {
-        let m =
-            Msg::new(libc::RTM_GETNEIGH, 0, "list", "forwarding entries").raw(&head(libc::AF_BRIDGE as u8, 0, 0, 0));
+        self.fdb_of(0)
+    }
+
+    /// The forwarding entries of one bridge port or VXLAN device, by index.
+    ///
+    /// # Errors
+    /// When the kernel refuses the dump.
+    pub fn fdb_of(&mut self, index: u32) -> Result<Vec<FdbEntry>> {
+        let m = Msg::new(libc::RTM_GETNEIGH, 0, "list", "forwarding entries").raw(&head(
+            libc::AF_BRIDGE as u8,
+            index,
+            0,
+            0,
+        ));
         self.socket.dump(m, |body| {
             let state = msg::u16_at(body, 8)?;
             let flags = *body.get(10)?;
