@@ -1,0 +1,273 @@
+//! Bridges and what is plugged into them: uplinks and taps.
+
+use multihome_model::{IfName, Mtu};
+use multihome_netlink::{Capability, FdbEntry, Idempotent, Link, LinkChange, LinkKind, NewLink, PortFlags, sysctl};
+use multihome_plan::node::{Bridge, Port, Security, Tap, Uplink, UplinkKind};
+
+use super::Kernel;
+use crate::error::Result;
+
+/// How long a bridge remembers an address that it learned (from an uplink, or a promiscuous NIC), in
+/// hundredths of a second; IEEE 802.1Q's default of 300 s.
+const AGEING: u32 = 30_000;
+/// The queue length that the kernel gives a tap (drivers/net/tun.c, `TUN_READQ_SIZE` and ether_setup).
+const DEFAULT_QUEUE: u32 = 1000;
+
+/// What a port of a bridge may do, by who is behind it.
+pub(super) fn port_flags(learning: bool) -> PortFlags {
+    PortFlags { learning: Some(learning), unicast_flood: Some(learning), ..PortFlags::default() }
+}
+
+/// A strict NIC has one known address, set on its port; it neither teaches the bridge others nor is
+/// shown what is meant for others.
+pub(super) fn learns(port: Option<&Port>) -> bool {
+    matches!(port, Some(Port { security: Security::Promiscuous, .. }))
+}
+
+/// The kernel knows no number of queues that a tap is meant to have, and no difference between a queue
+/// length that was asked for and its own; where either was asked for, the alias says so.
+pub(super) fn tap_alias(tap: &Tap) -> String {
+    let mut alias = tap.alias.clone();
+    if tap.queues > 1 {
+        alias += &format!(" queues={}", tap.queues);
+    }
+    if let Some(length) = tap.tx_queue_length {
+        alias += &format!(" txqlen={length}");
+    }
+    alias
+}
+
+/// Reads back what [`tap_alias`] wrote: alias, queues, and queue length.
+pub(super) fn read_tap_alias(mut alias: &str, link: &Link) -> (String, u32, Option<u32>) {
+    let mut length = None;
+    if let Some((rest, value)) = alias.rsplit_once(" txqlen=")
+        && value.parse::<u32>().is_ok()
+    {
+        // What the kernel really has, if somebody changed it.
+        length = Some(link.tx_queue_length);
+        alias = rest;
+    } else if link.tx_queue_length != DEFAULT_QUEUE {
+        length = Some(link.tx_queue_length);
+    }
+    let mut queues = if link.multi_queue { 2 } else { 1 };
+    if let Some((rest, value)) = alias.rsplit_once(" queues=")
+        && let Ok(value) = value.parse::<u32>()
+    {
+        if link.multi_queue {
+            queues = value;
+        }
+        alias = rest;
+    }
+    (alias.to_owned(), queues, length)
+}
+
+/// A MAC that follows from a device's name, so that a bridge's does not change with its ports.
+fn fixed_mac(name: &IfName) -> [u8; 6] {
+    let digits: Vec<u32> = name.as_str().chars().rev().filter_map(|c| c.to_digit(16)).collect();
+    let mut mac = [0x02, 0, 0, 0, 0, 0];
+    for (byte, pair) in mac[1..].iter_mut().zip(digits.chunks(2)) {
+        *byte = pair.iter().fold(0, |sum, digit| (sum << 4) | *digit as u8);
+    }
+    mac
+}
+
+impl Kernel {
+    /// Keeps IPv6 off a device before it is up: a bridge port that speaks for the host would send the
+    /// guests neighbour discovery of ours, and a bridge would listen to their router advertisements.
+    pub(super) fn silence(&self, name: &str) -> Result<()> {
+        let key = format!("net/ipv6/conf/{name}/disable_ipv6");
+        self.config.host.run(|| sysctl::set(&key, "1"))?.unless_missing()?;
+        Ok(())
+    }
+
+    pub(super) fn put_bridge(&mut self, name: &IfName, bridge: &Bridge) -> Result<()> {
+        self.require(Capability::Bridge, || "bridges".into())?;
+        let there = self.expect(name, "bridge")?;
+        self.ensure_tables()?;
+        if there.is_none() {
+            let kind = LinkKind::Bridge { ageing: AGEING, vlan_filtering: false };
+            let change = LinkChange { mac: Some(fixed_mac(name)), ..LinkChange::default() };
+            self.rtnl.create(&NewLink { name: name.as_str(), kind, change })?;
+            self.silence(name.as_str())?;
+        }
+        let mtu = there.as_ref().is_none_or(|l| l.mtu != bridge.mtu.get());
+        let change = LinkChange {
+            mtu: mtu.then_some(bridge.mtu.get()),
+            alias: Some(&bridge.alias),
+            up: Some(true),
+            ..LinkChange::default()
+        };
+        Ok(self.rtnl.change_named(name.as_str(), &change)?)
+    }
+
+    pub(super) fn put_uplink(&mut self, name: &IfName, uplink: &Uplink) -> Result<()> {
+        let (kind_name, kind) = match &uplink.kind {
+            UplinkKind::Vxlan { vni, local, port } => {
+                self.require(Capability::Vxlan, || format!("an overlay with VNI {}", vni.get()))?;
+                let kind = LinkKind::Vxlan {
+                    vni: vni.get(),
+                    port: *port,
+                    local: *local,
+                    ttl: 64,
+                    learning: false,
+                    underlay: None,
+                };
+                ("vxlan", kind)
+            }
+            UplinkKind::Vlan { parent, id } => {
+                self.require(Capability::Vlan, || format!("VLAN {} on {parent}", id.get()))?;
+                let parent = self.rtnl.index(parent.as_str())?;
+                ("vlan", LinkKind::Vlan { parent, id: id.get() })
+            }
+        };
+        let bridge = self.rtnl.index(uplink.bridge.as_str())?;
+        if let Some(link) = self.expect(name, kind_name)? {
+            if self.uplink_kind(&link)?.as_ref() == Some(&uplink.kind) {
+                return self.plug(name, bridge, &uplink.alias, uplink.mtu, true);
+            }
+            self.rtnl.delete(name.as_str()).unless_missing()?;
+        }
+        self.rtnl.create(&NewLink { name: name.as_str(), kind, change: LinkChange::default() })?;
+        self.silence(name.as_str())?;
+        self.plug(name, bridge, &uplink.alias, uplink.mtu, true)
+    }
+
+    pub(super) fn uplink_kind(&mut self, link: &Link) -> Result<Option<UplinkKind>> {
+        Ok(match link.kind.as_str() {
+            "vxlan" => link.vni.and_then(|vni| {
+                Some(UplinkKind::Vxlan {
+                    vni: multihome_model::Vni::new(vni).ok()?,
+                    local: link.vxlan_local.filter(|a| !a.is_unspecified()),
+                    port: link.vxlan_port?,
+                })
+            }),
+            "vlan" => {
+                let parent = self.rtnl.link_at(link.parent)?;
+                parent.zip(link.vlan).and_then(|(parent, id)| {
+                    Some(UplinkKind::Vlan {
+                        parent: IfName::new(parent.name).ok()?,
+                        id: multihome_model::VlanId::new(u32::from(id)).ok()?,
+                    })
+                })
+            }
+            _ => None,
+        })
+    }
+
+    /// Makes a device a port of a bridge, under an alias, and brings it up last.
+    pub(super) fn plug(&mut self, name: &IfName, bridge: u32, alias: &str, mtu: Mtu, learning: bool) -> Result<()> {
+        let there = self.rtnl.link(name.as_str())?;
+        let differs = |is: Option<u32>, want: u32| (is != Some(want)).then_some(want);
+        let change = LinkChange {
+            mtu: differs(there.as_ref().map(|l| l.mtu), mtu.get()),
+            master: differs(there.as_ref().map(|l| l.master), bridge),
+            alias: Some(alias),
+            port: port_flags(learning),
+            up: Some(true),
+            ..LinkChange::default()
+        };
+        Ok(self.rtnl.change_named(name.as_str(), &change)?)
+    }
+
+    pub(super) fn put_tap(&mut self, name: &IfName, tap: &Tap) -> Result<()> {
+        self.require(Capability::Tap, || "TAP devices".into())?;
+        let bridge = self.rtnl.index(tap.bridge.as_str())?;
+        // A port joins its bridge under guard or not at all.
+        self.ensure_tables()?;
+        let wanted = multihome_netlink::Tap { name: name.as_str(), multi_queue: tap.queues > 1, vnet_hdr: true };
+        let mut there = self.expect(name, "tun")?;
+        if there.as_ref().is_some_and(|l| l.multi_queue != wanted.multi_queue) {
+            self.rtnl.delete(name.as_str()).unless_missing()?;
+            there = None;
+        }
+        if there.is_none() {
+            let owner = self.config.tap_owner;
+            self.config.host.run(|| wanted.create(owner))?.unless_exists()?;
+            self.silence(name.as_str())?;
+        }
+        if let Some(length) = tap.tx_queue_length {
+            let change = LinkChange { tx_queue_length: Some(length), ..LinkChange::default() };
+            self.rtnl.change_named(name.as_str(), &change)?;
+        }
+        let port = self.known_ports()?.get(name).cloned();
+        self.plug(name, bridge, &tap_alias(tap), tap.mtu, learns(port.as_ref()))?;
+        if there.is_some() {
+            self.forget_others(name, port.as_ref())?;
+        }
+        self.bind_mac(name, port.as_ref(), None)
+    }
+
+    /// Makes the MAC of a strict NIC a fixed entry of its port; `before` is the one that was.
+    pub(super) fn bind_mac(&mut self, name: &IfName, port: Option<&Port>, before: Option<[u8; 6]>) -> Result<()> {
+        let Some(link) = self.rtnl.link(name.as_str())?.filter(|l| l.master != 0) else {
+            return Ok(());
+        };
+        let learning = learns(port);
+        if link.port.learning != Some(learning) || link.port.unicast_flood != Some(learning) {
+            let change = LinkChange { port: port_flags(learning), ..LinkChange::default() };
+            self.rtnl.change(link.index, &change)?;
+        }
+        let entry = |mac| FdbEntry { index: link.index, mac, remote: None, own: false, permanent: true };
+        let wanted = bound_mac(port);
+        if let Some(mac) = before.filter(|_| before != wanted) {
+            self.rtnl.fdb_delete(&[entry(mac)]).into_iter().collect::<Result<(), _>>().unless_missing()?;
+        }
+        if let Some(mac) = wanted {
+            self.rtnl.fdb_set(&[entry(mac)]).into_iter().collect::<Result<(), _>>()?;
+        }
+        Ok(())
+    }
+
+    /// Removes fixed entries of a port that are not its own, as a crash half way may leave.
+    fn forget_others(&mut self, name: &IfName, port: Option<&Port>) -> Result<()> {
+        let Some(link) = self.rtnl.link(name.as_str())? else { return Ok(()) };
+        let wanted = bound_mac(port);
+        let mut stale = self.rtnl.fdb_of(link.index)?;
+        stale.retain(|e| !e.own && e.permanent && Some(e.mac) != link.mac && Some(e.mac) != wanted);
+        for result in self.rtnl.fdb_delete(&stale) {
+            result.unless_missing()?;
+        }
+        Ok(())
+    }
+}
+
+/// The MAC that is bound to a port, if it is strict.
+pub(super) fn bound_mac(port: Option<&Port>) -> Option<[u8; 6]> {
+    match port {
+        Some(Port { security: Security::Strict { mac, .. }, .. }) => Some(mac.0),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alias_says_what_the_kernel_cannot() {
+        let mut tap = Tap {
+            alias: "nic default/a".into(),
+            bridge: IfName::new("br").unwrap(),
+            mtu: Mtu::ETHERNET,
+            queues: 1,
+            tx_queue_length: None,
+        };
+        let mut link = Link { tx_queue_length: DEFAULT_QUEUE, ..Link::default() };
+        let read = |tap: &Tap, link: &Link| read_tap_alias(&tap_alias(tap), link);
+        assert_eq!(read(&tap, &link), ("nic default/a".into(), 1, None));
+        tap.queues = 4;
+        tap.tx_queue_length = Some(1000);
+        link.multi_queue = true;
+        assert_eq!(read(&tap, &link), ("nic default/a".into(), 4, Some(1000)));
+        link.tx_queue_length = 77;
+        assert_eq!(read(&tap, &link).2, Some(77));
+    }
+
+    #[test]
+    fn a_bridges_mac_is_its_own_and_unicast() {
+        let a = fixed_mac(&IfName::new("mhb0123456789a").unwrap());
+        let b = fixed_mac(&IfName::new("mhb0123456789b").unwrap());
+        assert_ne!(a, b);
+        assert_eq!(a[0], 2);
+    }
+}

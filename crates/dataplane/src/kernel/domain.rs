@@ -1,0 +1,274 @@
+//! Routing domains: a network namespace per VPC with gateway legs, and its way out to the host.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+use multihome_model::{IfName, names};
+use multihome_netlink::nft::{Family, load_in};
+use multihome_netlink::{
+    Address, Capability, FdbEntry, Idempotent, LinkChange, LinkKind, Netns, NewLink, Route, Rtnl, TABLE_MAIN, VethPeer,
+    sysctl,
+};
+use multihome_plan::node::{Egress, Leg, TRANSIT};
+
+use super::Kernel;
+use super::security::{TABLE, is_assigned};
+use crate::error::{Error, Result};
+
+/// What a domain's namespace is made to do. `arp_ignore` 1: a leg answers for its own address and not
+/// for other subnets' gateways.
+const DOMAIN_SYSCTLS: [(&str, &str); 3] =
+    [("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1"), ("net/ipv4/conf/all/arp_ignore", "1")];
+
+/// The host's side of all ways out. Nothing goes from one domain to another, nothing but answers comes
+/// in, and only what the domains have translated to their transit address goes out.
+fn host_rules() -> String {
+    format!(
+        r#"
+table inet {TABLE} {{
+    chain forward {{
+        type filter hook forward priority -10; policy accept;
+        iifname "{e}*" oifname "{e}*" drop
+        iifname "{e}*" ip saddr != {TRANSIT} drop
+        iifname "{e}*" meta nfproto ipv6 drop
+        oifname "{e}*" ct state != {{ established, related }} drop
+    }}
+    chain postrouting {{
+        type nat hook postrouting priority 100; policy accept;
+        ip saddr {TRANSIT} oifname != "{e}*" masquerade
+    }}
+}}
+"#,
+        e = names::EGRESS
+    )
+}
+
+/// The domain's side of its way out. The kernel lists ranges as bare edges, so what was asked for is
+/// kept a second time, in a set that no rule uses.
+fn domain_rules(egress: &Egress) -> String {
+    let four = || egress.nat.iter().filter(|n| matches!(n, IpNet::V4(_)));
+    let ranges: Vec<String> = four().map(|n| n.to_string()).collect();
+    let facts: Vec<String> = four().map(|n| format!("{} . {:#x}", n.network(), n.prefix_len())).collect();
+    let elements = |list: &[String]| match list.is_empty() {
+        true => String::new(),
+        false => format!("elements = {{ {} }}", list.join(", ")),
+    };
+    format!(
+        r#"
+table inet {TABLE}
+delete table inet {TABLE}
+table inet {TABLE} {{
+    set nat {{ type ipv4_addr; flags interval; auto-merge; {ranges} }}
+    set nat_facts {{ type ipv4_addr . mark; {facts} }}
+    chain forward {{
+        type filter hook forward priority 0; policy accept;
+        oifname "{up}" meta nfproto ipv6 drop
+        oifname "{up}" ip saddr != @nat drop
+        iifname "{up}" ct state != {{ established, related }} drop
+    }}
+    chain postrouting {{
+        type nat hook postrouting priority 100; policy accept;
+        oifname "{up}" ip saddr @nat snat ip to {to}
+    }}
+}}
+"#,
+        ranges = elements(&ranges),
+        facts = elements(&facts),
+        up = egress.peer,
+        to = egress.peer_address,
+    )
+}
+
+/// Gives a link exactly these addresses; link-local IPv6 ones are the kernel's own.
+fn set_addresses(rtnl: &mut Rtnl, index: u32, wanted: &BTreeSet<(IpAddr, u8)>) -> Result<()> {
+    let there: BTreeSet<(IpAddr, u8)> = rtnl
+        .addresses()?
+        .into_iter()
+        .filter(|a| a.index == index && is_assigned(a.ip))
+        .map(|a| (a.ip, a.prefix))
+        .collect();
+    for (ip, prefix) in there.difference(wanted) {
+        rtnl.address_delete(&Address { index, ip: *ip, prefix: *prefix }).unless_missing()?;
+    }
+    for (ip, prefix) in wanted.difference(&there) {
+        rtnl.address_set(&Address { index, ip: *ip, prefix: *prefix }, true)?;
+    }
+    Ok(())
+}
+
+impl Kernel {
+    pub(super) fn netns_name(&self, domain: &str) -> String {
+        format!("{}{domain}", self.config.netns_prefix)
+    }
+
+    /// The domain's namespace, made and set up if it is not.
+    pub(super) fn create_domain(&mut self, domain: &str) -> Result<Netns> {
+        let netns = Netns::ensure(&self.netns_name(domain))?;
+        netns.run(|| {
+            for (key, value) in DOMAIN_SYSCTLS {
+                // A kernel without IPv6 has no such parameter.
+                sysctl::set(key, value).unless_missing()?;
+            }
+            let up = LinkChange { up: Some(true), ..LinkChange::default() };
+            Rtnl::open()?.change_named("lo", &up)
+        })??;
+        Ok(netns)
+    }
+
+    pub(super) fn delete_domain(&mut self, domain: &str) -> Result<()> {
+        Netns::delete(&self.netns_name(domain)).unless_missing()?;
+        Ok(())
+    }
+
+    /// A veth pair from the host's namespace into a domain: there already, or made anew.
+    fn pair(&mut self, netns: &Netns, inside: &mut Rtnl, outer: &IfName, inner: &IfName) -> Result<(u32, u32)> {
+        self.require(Capability::Veth, || "gateways".into())?;
+        let near = self.expect(outer, "veth")?;
+        let far = inside.link(inner.as_str())?;
+        if let (Some(near), Some(far)) = (&near, &far)
+            && near.parent == far.index
+            && far.parent == near.index
+        {
+            return Ok((near.index, far.index));
+        }
+        if near.is_some() {
+            self.rtnl.delete(outer.as_str()).unless_missing()?;
+        }
+        if far.is_some() {
+            inside.delete(inner.as_str()).unless_missing()?;
+        }
+        let peer =
+            VethPeer { name: inner.as_str(), netns: Some(std::os::fd::AsFd::as_fd(netns)), mac: None, mtu: None };
+        let kind = LinkKind::Veth { peer };
+        let near = self.rtnl.create(&NewLink { name: outer.as_str(), kind, change: LinkChange::default() })?;
+        self.silence(outer.as_str())?;
+        Ok((near, inside.index(inner.as_str())?))
+    }
+
+    pub(super) fn put_leg(&mut self, domain: &str, name: &IfName, leg: &Leg) -> Result<()> {
+        let bridge = self.rtnl.index(leg.bridge.as_str())?;
+        let netns = self.create_domain(domain)?;
+        let mut inside = Rtnl::open_in(&netns)?;
+        let (outer, inner) = self.pair(&netns, &mut inside, name, &leg.peer)?;
+        let there = inside.link_at(inner)?.unwrap_or_default();
+        let change = LinkChange {
+            mac: (there.mac != Some(leg.mac.0)).then_some(leg.mac.0),
+            mtu: (there.mtu != leg.mtu.get()).then_some(leg.mtu.get()),
+            up: Some(true),
+            ..LinkChange::default()
+        };
+        inside.change(inner, &change)?;
+        let addresses = leg.addresses.iter().map(|n| (n.addr(), n.prefix_len())).collect();
+        set_addresses(&mut inside, inner, &addresses)?;
+        self.plug(name, bridge, "", leg.mtu, false)?;
+        // Every node's gateway has the same MAC; here it is behind this port, whoever else claims it.
+        let entry = FdbEntry { index: outer, mac: leg.mac.0, remote: None, own: false, permanent: true };
+        self.rtnl.fdb_set(&[entry]).into_iter().collect::<Result<(), _>>()?;
+        // The alias says that all of it is done.
+        let done = LinkChange { alias: Some(&leg.alias), ..LinkChange::default() };
+        Ok(self.rtnl.change(outer, &done)?)
+    }
+
+    pub(super) fn put_egress(&mut self, domain: &str, egress: &Egress) -> Result<()> {
+        self.require(Capability::Nat, || "address translation".into())?;
+        let netns = self.create_domain(domain)?;
+        let mut inside = Rtnl::open_in(&netns)?;
+        if !self.nft.has_table(Family::Inet, TABLE)? {
+            load_in(&self.config.host, &host_rules())?;
+        }
+        // The rules come before the way that they guard.
+        load_in(&netns, &domain_rules(egress))?;
+        let (outer, inner) = self.pair(&netns, &mut inside, &egress.host, &egress.peer)?;
+        let up = LinkChange { up: Some(true), ..LinkChange::default() };
+        let transit = |ip: Ipv4Addr| BTreeSet::from([(IpAddr::from(ip), 31)]);
+        inside.change(inner, &up)?;
+        set_addresses(&mut inside, inner, &transit(egress.peer_address))?;
+        self.rtnl.change(outer, &up)?;
+        set_addresses(&mut self.rtnl, outer, &transit(egress.host_address))?;
+        inside.route_set(&Route {
+            gateway: Some(egress.host_address.into()),
+            oif: inner,
+            ..Route::to(Ipv4Addr::UNSPECIFIED.into(), 0)
+        })?;
+        let key = forwarding_key(egress.host.as_str());
+        self.config.host.run(|| sysctl::set(&key, "1"))??;
+        self.hold_forwarding()?;
+        let done = LinkChange { alias: Some(&egress.alias), ..LinkChange::default() };
+        Ok(self.rtnl.change(outer, &done)?)
+    }
+
+    pub(super) fn delete_egress(&mut self, host: &IfName) -> Result<()> {
+        self.delete_device(host)?;
+        let links = self.rtnl.links()?;
+        if links.iter().any(|l| super::is_ours(&l.name, names::EGRESS)) {
+            return Ok(());
+        }
+        self.release_forwarding()
+    }
+
+    /// The devices that the host's default routes leave by: answers to what the domains send come in
+    /// there, and are forwarded only if the device they come in on forwards.
+    pub(super) fn outside_devices(&mut self) -> Result<Vec<String>> {
+        let mut indexes: Vec<u32> = self
+            .rtnl
+            .routes()?
+            .into_iter()
+            .filter(|r| r.prefix == 0 && r.destination.is_ipv4() && r.table == TABLE_MAIN)
+            .map(|r| r.oif)
+            .filter(|oif| *oif != 0)
+            .collect();
+        indexes.sort_unstable();
+        indexes.dedup();
+        let mut devices = Vec::new();
+        for index in indexes {
+            devices.extend(self.rtnl.link_at(index)?.map(|l| l.name));
+        }
+        Ok(devices)
+    }
+
+    /// Turns forwarding on for these devices, and notes those that had it off before.
+    fn hold_forwarding(&mut self) -> Result<()> {
+        let dir = self.config.state_dir.join("forwarding");
+        for device in self.outside_devices()? {
+            let key = forwarding_key(&device);
+            if self.config.host.run(|| sysctl::read(&key))?? == "1" {
+                continue;
+            }
+            // Noted first: a crash between the two puts back what was never changed.
+            let path = dir.join(&device);
+            fs::create_dir_all(&dir).and_then(|()| fs::write(&path, "0")).map_err(|source| Error::Io {
+                op: "write",
+                path: path.display().to_string(),
+                source,
+            })?;
+            self.config.host.run(|| sysctl::set(&key, "1"))??;
+        }
+        Ok(())
+    }
+
+    /// Puts back what [`Kernel::hold_forwarding`] changed.
+    pub(super) fn release_forwarding(&mut self) -> Result<()> {
+        let dir = self.config.state_dir.join("forwarding");
+        let Ok(entries) = fs::read_dir(&dir) else { return Ok(()) };
+        for entry in entries.flatten() {
+            if let Ok(device) = entry.file_name().into_string() {
+                let key = forwarding_key(&device);
+                self.config.host.run(|| sysctl::set(&key, "0"))?.unless_missing()?;
+            }
+            let path = entry.path();
+            fs::remove_file(&path).map_err(|source| Error::Io {
+                op: "remove",
+                path: path.display().to_string(),
+                source,
+            })?;
+        }
+        let _ = fs::remove_dir(&dir);
+        Ok(())
+    }
+}
+
+pub(super) fn forwarding_key(device: &str) -> String {
+    format!("net/ipv4/conf/{device}/forwarding")
+}

@@ -1,0 +1,186 @@
+//! The engine that every Linux machine has: bridges, taps, VXLAN and VLAN devices, network
+//! namespaces, and nftables.
+//!
+//! A device is ours if its name is one of our prefixes and eleven hex digits and it is of the kind
+//! that the prefix says; nothing else is ever changed or removed.
+
+mod bridge;
+mod domain;
+mod observe;
+mod security;
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use multihome_model::{IfName, names};
+use multihome_netlink::nft::Nft;
+use multihome_netlink::packet::{Insn, PacketSocket};
+use multihome_netlink::{Capabilities, Capability, Idempotent, Link, Netns, Rtnl};
+use multihome_plan::node::{NodeState, Port, Step, diff};
+
+use crate::error::{Error, Result, StepError};
+
+/// How the engine works on this machine.
+#[derive(Debug)]
+pub struct Config {
+    /// The namespace that bridges and taps live in: the host's own.
+    pub host: Netns,
+    /// Put before the names of routing domains' namespaces; empty but where several engines share one
+    /// machine, as tests do.
+    pub netns_prefix: String,
+    /// Where it is noted what must be put back in the end; survives restarts, not reboots.
+    pub state_dir: PathBuf,
+    /// The user id that may open taps; they are opened by us and handed over, so usually none.
+    pub tap_owner: Option<u32>,
+    /// What this machine's kernel can do.
+    pub capabilities: Capabilities,
+}
+
+/// The engine.
+#[derive(Debug)]
+pub struct Kernel {
+    config: Config,
+    rtnl: Rtnl,
+    nft: Nft,
+    /// The facts in the tables, once read; every later change goes through here.
+    ports: Option<BTreeMap<IfName, Port>>,
+    /// The tables are loaded: known for certain, because we did it or looked.
+    tables: bool,
+}
+
+/// A kernel device's name after a prefix: eleven hex digits.
+fn is_ours(name: &str, prefix: &str) -> bool {
+    name.strip_prefix(prefix).is_some_and(|hash| hash.len() == 11 && hash.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+impl Kernel {
+    /// Opens the engine. Nothing is changed yet.
+    ///
+    /// # Errors
+    /// When the host's namespace cannot be worked in (root is needed).
+    pub fn open(config: Config) -> Result<Self> {
+        let rtnl = Rtnl::open_in(&config.host)?;
+        let nft = Nft::open_in(&config.host)?;
+        Ok(Self { config, rtnl, nft, ports: None, tables: false })
+    }
+
+    /// What this machine's kernel can do.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.config.capabilities
+    }
+
+    fn require(&self, capability: Capability, what: impl FnOnce() -> String) -> Result<()> {
+        self.config
+            .capabilities
+            .check(capability)
+            .map_err(|reason| Error::Unsupported { what: what(), reason: reason.to_owned() })
+    }
+
+    fn step(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::CreateDomain(ns) => self.create_domain(ns).map(drop),
+            Step::DeleteDomain(ns) => self.delete_domain(ns),
+            Step::PutBridge(name, bridge) => self.put_bridge(name, bridge),
+            Step::PutUplink(name, uplink) => self.put_uplink(name, uplink),
+            Step::PutLeg(ns, name, leg) => self.put_leg(ns, name, leg),
+            Step::PutEgress(ns, egress) => self.put_egress(ns, egress),
+            Step::DeleteEgress(_, host) => self.delete_egress(host),
+            Step::PutPort(name, port) => self.put_port(name, Some(port)),
+            Step::DeletePort(name) => self.put_port(name, None),
+            Step::PutTap(name, tap) => self.put_tap(name, tap),
+            Step::DeleteBridge(name) | Step::DeleteUplink(name) | Step::DeleteTap(name) => self.delete_device(name),
+            Step::DeleteLeg(_, name) => self.delete_device(name),
+        }
+    }
+
+    fn delete_device(&mut self, name: &IfName) -> Result<()> {
+        self.rtnl.delete(name.as_str()).unless_missing()?;
+        Ok(())
+    }
+
+    /// The link of a name, which must be of a kind if it is there.
+    fn expect(&mut self, name: &IfName, kind: &str) -> Result<Option<Link>> {
+        match self.rtnl.link(name.as_str())? {
+            Some(link) if link.kind != kind => {
+                let kind = if link.kind.is_empty() { "physical device".into() } else { link.kind };
+                Err(Error::Foreign { name: name.to_string(), kind })
+            }
+            link => Ok(link),
+        }
+    }
+
+    /// Opens a tap's queues, to be handed to QEMU.
+    ///
+    /// # Errors
+    /// [`multihome_netlink::Error::is_missing`] if there is no such tap; `EBUSY` if somebody has it.
+    pub fn open_tap(&self, name: &IfName, queues: u32) -> Result<Vec<OwnedFd>> {
+        let tap = multihome_netlink::Tap { name: name.as_str(), multi_queue: queues > 1, vnet_hdr: true };
+        let open = || (0..queues.max(1)).map(|_| tap.open()).collect::<Result<Vec<_>, _>>();
+        Ok(self.config.host.run(open)??)
+    }
+
+    /// Opens a packet socket on a device of the host's namespace, for example on a tap, where it sees
+    /// what the guest sends before the bridge and its filters do.
+    ///
+    /// # Errors
+    /// [`multihome_netlink::Error::is_missing`] if there is no such device.
+    pub fn packet_socket(&mut self, name: &IfName, filter: &[Insn]) -> Result<PacketSocket> {
+        let index = self.rtnl.index(name.as_str())?;
+        Ok(self.config.host.run(|| PacketSocket::open(index, filter))??)
+    }
+
+    /// Removes everything of ours from the node: devices, namespaces, tables, and changed kernel
+    /// parameters. Returns what could not be removed.
+    pub fn teardown(&mut self) -> Vec<StepError> {
+        use crate::Engine;
+        let mut failed = Vec::new();
+        match self.observe() {
+            Ok(observed) => {
+                failed = self.apply(&diff(&observed, &NodeState::default()));
+            }
+            Err(error) => {
+                let step = Step::DeleteDomain(names::NETNS.into());
+                failed.push(StepError { step, error });
+            }
+        }
+        for result in [self.release_forwarding(), self.delete_tables()] {
+            if let Err(error) = result {
+                tracing::warn!(%error, "teardown is incomplete");
+                let step = Step::DeleteDomain(names::NETNS.into());
+                failed.push(StepError { step, error });
+            }
+        }
+        failed
+    }
+}
+
+impl crate::Engine for Kernel {
+    fn observe(&mut self) -> Result<NodeState> {
+        self.observed()
+    }
+
+    fn apply(&mut self, steps: &[Step]) -> Vec<StepError> {
+        let mut failed = Vec::new();
+        for step in steps {
+            if let Err(error) = self.step(step) {
+                tracing::debug!(?step, %error, "step failed");
+                failed.push(StepError { step: step.clone(), error });
+            }
+        }
+        failed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_names_are_ours() {
+        assert!(is_ours("mhb0123456789a", names::BRIDGE));
+        for other in ["mhb", "mhb0123456789", "mhbridge-of-xyz", "mht0123456789a", "mhb0123456789g"] {
+            assert!(!is_ours(other, names::BRIDGE), "{other}");
+        }
+    }
+}

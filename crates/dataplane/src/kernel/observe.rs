@@ -1,0 +1,257 @@
+//! What a node holds of ours, read back from the kernel.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+use multihome_model::{IfName, MacAddr, Mtu, names};
+use multihome_netlink::nft::{Family, Nft};
+use multihome_netlink::{Address, FdbEntry, Idempotent, Link, Netns, Route, Rtnl, TABLE_MAIN, sysctl};
+use multihome_plan::node::{Bridge, Domain, Egress, Leg, NodeState, Tap, Uplink};
+
+use super::bridge::{bound_mac, learns, read_tap_alias};
+use super::domain::forwarding_key;
+use super::security::{TABLE, is_assigned};
+use super::{Kernel, is_ours};
+use crate::error::Result;
+
+/// Where a port that has no bridge is said to be. No device has this name.
+const NOWHERE: &str = "-";
+
+/// The host's links and what belongs to them.
+struct Host {
+    links: Vec<Link>,
+    names: HashMap<u32, String>,
+    fdb: HashMap<u32, Vec<FdbEntry>>,
+    addresses: Vec<Address>,
+}
+
+/// A domain's namespace as it is inside.
+struct Inside {
+    links: Vec<Link>,
+    addresses: Vec<Address>,
+    routes: Vec<Route>,
+    nat: BTreeSet<IpNet>,
+}
+
+impl Host {
+    fn ours(&self, prefix: &'static str, kind: &'static str) -> impl Iterator<Item = (IfName, &Link)> {
+        self.links
+            .iter()
+            .filter(move |l| l.kind == kind && is_ours(&l.name, prefix))
+            .filter_map(|l| Some((IfName::new(l.name.as_str()).ok()?, l)))
+    }
+
+    fn bridge_of(&self, link: &Link) -> IfName {
+        let name = self.names.get(&link.master).map_or(NOWHERE, String::as_str);
+        IfName::new(name).unwrap_or_else(|_| IfName::new(NOWHERE).expect("a dash is a device name"))
+    }
+
+    /// Whether the fixed entries of a port are exactly these.
+    fn fixed(&self, link: &Link, wanted: Option<[u8; 6]>) -> bool {
+        let entries = self.fdb.get(&link.index).map(Vec::as_slice).unwrap_or_default();
+        let mut fixed: Vec<[u8; 6]> =
+            entries.iter().filter(|e| e.permanent && !e.own && Some(e.mac) != link.mac).map(|e| e.mac).collect();
+        fixed.dedup();
+        fixed == wanted.into_iter().collect::<Vec<_>>()
+    }
+}
+
+/// The alias, unless something that has no words of its own is not as it must be.
+fn alias_if(right: bool, alias: &str) -> String {
+    if right { alias.to_owned() } else { String::new() }
+}
+
+/// An MTU that no plan can ask for is not right either.
+fn mtu_of(link: &Link) -> (Mtu, bool) {
+    match Mtu::new(link.mtu) {
+        Ok(mtu) => (mtu, true),
+        Err(_) => (Mtu::ETHERNET, false),
+    }
+}
+
+fn nets(addresses: &[Address], index: u32) -> BTreeSet<IpNet> {
+    addresses
+        .iter()
+        .filter(|a| a.index == index && is_assigned(a.ip))
+        .filter_map(|a| IpNet::new(a.ip, a.prefix).ok())
+        .collect()
+}
+
+fn only_v4(addresses: &[Address], index: u32) -> Option<Ipv4Addr> {
+    let mut all = addresses.iter().filter(|a| a.index == index && a.prefix == 31);
+    match (all.next()?.ip, all.next()) {
+        (IpAddr::V4(a), None) => Some(a),
+        _ => None,
+    }
+}
+
+impl Kernel {
+    pub(super) fn observed(&mut self) -> Result<NodeState> {
+        // The facts may have been changed by somebody else: read them anew.
+        self.ports = None;
+        let ports = self.known_ports()?.clone();
+        let links = self.rtnl.links()?;
+        let mut fdb: HashMap<u32, Vec<FdbEntry>> = HashMap::new();
+        for entry in self.rtnl.fdb()? {
+            fdb.entry(entry.index).or_default().push(entry);
+        }
+        let names = links.iter().map(|l| (l.index, l.name.clone())).collect();
+        let host = Host { links, names, fdb, addresses: self.rtnl.addresses()? };
+        let mut state = NodeState { ports, ..NodeState::default() };
+        for (name, link) in host.ours(names::BRIDGE, "bridge") {
+            let (mtu, right) = mtu_of(link);
+            let alias = alias_if(link.up && right, &link.alias);
+            state.bridges.insert(name, Bridge { alias, mtu });
+        }
+        for (prefix, kind) in [(names::VXLAN, "vxlan"), (names::VLAN, "vlan")] {
+            for (name, link) in host.ours(prefix, kind) {
+                let (mtu, right) = mtu_of(link);
+                let right = right && link.up && link.port.learning == Some(true);
+                if let Some(kind) = self.uplink_kind(link)? {
+                    let (alias, bridge) = (alias_if(right, &link.alias), host.bridge_of(link));
+                    state.uplinks.insert(name, Uplink { alias, bridge, mtu, kind });
+                }
+            }
+        }
+        for (name, link) in host.ours(names::TAP, "tun") {
+            let tap = observed_tap(&host, link, state.ports.get(&name));
+            state.taps.insert(name, tap);
+        }
+        self.observe_domains(&host, &mut state)?;
+        Ok(state)
+    }
+
+    fn observe_domains(&mut self, host: &Host, state: &mut NodeState) -> Result<()> {
+        let mut legs: BTreeMap<IfName, &Link> = host.ours(names::LEG, "veth").collect();
+        let mut ways: BTreeMap<IfName, &Link> = host.ours(names::EGRESS, "veth").collect();
+        let forwarding = self.forwarding()?;
+        let prefix = self.netns_name(names::NETNS);
+        for full in Netns::list()? {
+            let Some(hash) = full.strip_prefix(&prefix) else { continue };
+            let name = format!("{}{hash}", names::NETNS);
+            if !is_ours(&name, names::NETNS) {
+                continue;
+            }
+            // It may be gone again by now.
+            let Some(netns) = Netns::open(&full).unless_missing()? else { continue };
+            let inside = look_inside(&netns)?;
+            let mut domain = Domain { legs: BTreeMap::new(), egress: None };
+            for far in inside.links.iter().filter(|l| l.kind == "veth") {
+                let joined = |near: &&Link| near.index == far.parent && near.parent == far.index;
+                if let Some(name) = find(&legs, joined) {
+                    let near = legs.remove(&name).unwrap_or(far);
+                    domain.legs.extend(observed_leg(host, &inside, near, far).map(|leg| (name, leg)));
+                } else if let Some(name) = find(&ways, joined) {
+                    let near = ways.remove(&name).unwrap_or(far);
+                    domain.egress = observed_egress(host, &inside, name, near, far, &forwarding);
+                }
+            }
+            state.domains.insert(name, domain);
+        }
+        // Ends whose domain is gone lead nowhere; they are shown in domains that nobody wants.
+        for (i, name) in legs.into_keys().chain(ways.into_keys()).enumerate() {
+            let leg = Leg {
+                alias: String::new(),
+                bridge: IfName::new(NOWHERE).expect("a dash is a device name"),
+                peer: name.clone(),
+                mac: MacAddr([0; 6]),
+                addresses: BTreeSet::new(),
+                mtu: Mtu::ETHERNET,
+            };
+            let lost = Domain { legs: BTreeMap::from([(name, leg)]), egress: None };
+            state.domains.insert(format!("{}lost-{i}", names::NETNS), lost);
+        }
+        Ok(())
+    }
+
+    /// Whether what answers come in by forwards, and each way out by name.
+    fn forwarding(&mut self) -> Result<impl Fn(&str) -> bool + use<>> {
+        let outside = self.outside_devices()?;
+        let links = self.rtnl.links()?;
+        let ways = links.into_iter().map(|l| l.name).filter(|n| is_ours(n, names::EGRESS));
+        let devices: Vec<String> = outside.iter().cloned().chain(ways).collect();
+        let on: HashMap<String, bool> = self.config.host.run(|| {
+            let on = |d: &String| sysctl::read(&forwarding_key(d)).is_ok_and(|v| v == "1");
+            devices.iter().map(|d| (d.clone(), on(d))).collect()
+        })?;
+        let all = outside.iter().all(|d| on.get(d) == Some(&true));
+        Ok(move |way: &str| all && on.get(way) == Some(&true))
+    }
+}
+
+fn find(ends: &BTreeMap<IfName, &Link>, joined: impl Fn(&&Link) -> bool) -> Option<IfName> {
+    ends.iter().find(|(_, near)| joined(near)).map(|(name, _)| name.clone())
+}
+
+fn look_inside(netns: &Netns) -> Result<Inside> {
+    let mut rtnl = Rtnl::open_in(netns)?;
+    let mut nft = Nft::open_in(netns)?;
+    let facts = nft.elements(Family::Inet, TABLE, "nat_facts").unless_missing();
+    let facts = match facts {
+        Err(e) if e.is_unsupported() => Vec::new(),
+        other => other?.unwrap_or_default(),
+    };
+    let net = |key: &[u8]| {
+        let (ip, prefix) = key.split_at_checked(4)?;
+        let ip: [u8; 4] = ip.try_into().ok()?;
+        let prefix = u32::from_ne_bytes(prefix.try_into().ok()?);
+        Some(IpNet::V4(Ipv4Net::new(ip.into(), u8::try_from(prefix).ok()?).ok()?))
+    };
+    Ok(Inside {
+        links: rtnl.links()?,
+        addresses: rtnl.addresses()?,
+        routes: rtnl.routes()?,
+        nat: facts.iter().filter_map(|e| net(&e.key)).collect(),
+    })
+}
+
+fn observed_tap(host: &Host, link: &Link, port: Option<&multihome_plan::node::Port>) -> Tap {
+    let (mtu, right) = mtu_of(link);
+    let learning = Some(learns(port));
+    let right = right
+        && link.up
+        && link.port.learning == learning
+        && link.port.unicast_flood == learning
+        && host.fixed(link, bound_mac(port));
+    let (alias, queues, tx_queue_length) = read_tap_alias(&link.alias, link);
+    let (alias, bridge) = (alias_if(right, &alias), host.bridge_of(link));
+    Tap { alias, bridge, mtu, queues, tx_queue_length }
+}
+
+fn observed_leg(host: &Host, inside: &Inside, near: &Link, far: &Link) -> Option<Leg> {
+    let (mtu, right) = mtu_of(far);
+    let right = right && near.up && far.up && near.mtu == far.mtu && host.fixed(near, far.mac);
+    Some(Leg {
+        alias: alias_if(right, &near.alias),
+        bridge: host.bridge_of(near),
+        peer: IfName::new(far.name.as_str()).ok()?,
+        mac: MacAddr(far.mac.unwrap_or_default()),
+        addresses: nets(&inside.addresses, far.index),
+        mtu,
+    })
+}
+
+fn observed_egress(
+    host: &Host,
+    inside: &Inside,
+    name: IfName,
+    near: &Link,
+    far: &Link,
+    forwarding: &impl Fn(&str) -> bool,
+) -> Option<Egress> {
+    let host_address = only_v4(&host.addresses, near.index);
+    let peer_address = only_v4(&inside.addresses, far.index);
+    let default = inside.routes.iter().any(|r| {
+        r.prefix == 0 && r.table == TABLE_MAIN && r.oif == far.index && r.gateway == host_address.map(IpAddr::from)
+    });
+    let right = near.up && far.up && default && forwarding(name.as_str());
+    Some(Egress {
+        alias: alias_if(right, &near.alias),
+        host: name,
+        peer: IfName::new(far.name.as_str()).ok()?,
+        host_address: host_address.unwrap_or(Ipv4Addr::UNSPECIFIED),
+        peer_address: peer_address.unwrap_or(Ipv4Addr::UNSPECIFIED),
+        nat: inside.nat.clone(),
+    })
+}

@@ -1,0 +1,266 @@
+//! Port security: one table of rules, loaded once, and facts per NIC in its sets, so that attaching
+//! the ten-thousandth NIC costs what the first one did.
+//!
+//! Every frame from one of our taps is checked before the bridge sees it (hook prerouting). A tap
+//! without facts may send nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use multihome_model::{IfName, MacAddr};
+use multihome_netlink::nft::{Changes, Data, Element, Family, Listed, load_in};
+use multihome_netlink::{Capability, Idempotent};
+use multihome_plan::node::{Port, Security};
+
+use super::Kernel;
+use crate::error::Result;
+
+/// The name of our tables, one per family.
+pub(super) const TABLE: &str = "multihome";
+const MACS: &str = "nic_macs";
+const IP4: &str = "nic_ip4";
+const IP6: &str = "nic_ip6";
+const TARGETS: &str = "nic_targets";
+const SERVED: &str = "nic_served";
+const PROMISCUOUS: &str = "nic_promiscuous";
+const DROPPED: &str = "nic_dropped";
+
+/// `nic_targets` holds what `nic_ip6` does: the target address of neighbour discovery (RFC 4861,
+/// section 4.3 and 4.4: at offset 8 of the ICMPv6 message) has no name in this language yet, and a
+/// nameless field takes a set of its own type.
+///
+/// Nothing passes between the host itself and a bridge: the host has no business in a network, and
+/// would answer ARP there for its own addresses.
+const RULES: &str = r#"
+table bridge multihome {
+    set nic_macs { type ifname . ether_addr; }
+    set nic_ip4 { type ifname . ipv4_addr; }
+    set nic_ip6 { type ifname . ipv6_addr; }
+    set nic_targets { typeof iifname . @th,64,128; }
+    set nic_served { type ifname; }
+    set nic_promiscuous { type ifname; }
+    set nic_dropped { type ifname; counter; }
+
+    chain refuse {
+        iifname @nic_dropped drop
+        drop
+    }
+    chain from_arp {
+        arp htype != 1 goto refuse
+        arp ptype != ip goto refuse
+        arp hlen != 6 goto refuse
+        arp plen != 4 goto refuse
+        iifname . arp saddr ether != @nic_macs goto refuse
+        arp operation request arp saddr ip 0.0.0.0 accept
+        iifname . arp saddr ip @nic_ip4 accept
+        goto refuse
+    }
+    chain from_ip4 {
+        udp sport 67 goto refuse
+        udp dport 68 goto refuse
+        ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept
+        iifname . ip saddr @nic_ip4 accept
+        goto refuse
+    }
+    chain from_ip6 {
+        icmpv6 type { nd-router-advert, nd-redirect } goto refuse
+        udp sport 547 goto refuse
+        udp dport 546 goto refuse
+        icmpv6 type nd-neighbor-advert iifname . @th,64,128 != @nic_targets goto refuse
+        ip6 saddr :: icmpv6 type nd-neighbor-solicit iifname . @th,64,128 @nic_targets accept
+        ip6 saddr :: icmpv6 type { nd-router-solicit, mld-listener-report, mld2-listener-report } accept
+        iifname . ip6 saddr @nic_ip6 accept
+        goto refuse
+    }
+    chain prerouting {
+        type filter hook prerouting priority -300; policy accept;
+        iifname != "mht*" accept
+        iifname @nic_served ether type ip udp dport 67 drop
+        iifname @nic_promiscuous accept
+        iifname . ether saddr != @nic_macs goto refuse
+        ether type vmap { arp : goto from_arp, ip : goto from_ip4, ip6 : goto from_ip6 }
+        goto refuse
+    }
+    chain input {
+        type filter hook input priority -300; policy accept;
+        iifname "mh*" drop
+    }
+    chain output {
+        type filter hook output priority -300; policy accept;
+        oifname "mh*" drop
+    }
+}
+"#;
+
+/// The elements that stand for a port's facts, as set and key.
+fn facts(name: &IfName, port: &Port) -> BTreeSet<(&'static str, Data)> {
+    let key = || Data::new().ifname(name.as_str());
+    let mut facts = BTreeSet::new();
+    if port.dhcp_served {
+        facts.insert((SERVED, key()));
+    }
+    match &port.security {
+        Security::Promiscuous => {
+            facts.insert((PROMISCUOUS, key()));
+        }
+        Security::Strict { mac, ipv4, ipv6 } => {
+            facts.insert((DROPPED, key()));
+            facts.insert((MACS, key().mac(mac.0)));
+            facts.extend(ipv4.iter().map(|a| (IP4, key().ip((*a).into()))));
+            for a in ipv6 {
+                facts.insert((IP6, key().ip((*a).into())));
+                facts.insert((TARGETS, key().ip((*a).into())));
+            }
+        }
+    }
+    facts
+}
+
+/// The device name and the rest of a key.
+fn split(key: &[u8]) -> Option<(IfName, &[u8])> {
+    let (name, rest) = key.split_at_checked(16)?;
+    let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
+    let name = std::str::from_utf8(&name[..end]).ok()?;
+    Some((IfName::new(name).ok()?, rest))
+}
+
+impl Kernel {
+    /// Loads the table if it is not there.
+    pub(super) fn ensure_tables(&mut self) -> Result<()> {
+        if self.tables {
+            return Ok(());
+        }
+        self.require(Capability::BridgeNftables, || "port security".into())?;
+        if !self.nft.has_table(Family::Bridge, TABLE)? {
+            load_in(&self.config.host, RULES)?;
+        }
+        self.tables = true;
+        Ok(())
+    }
+
+    pub(super) fn delete_tables(&mut self) -> Result<()> {
+        self.tables = false;
+        self.ports = None;
+        for family in [Family::Bridge, Family::Inet] {
+            match self.nft.delete_table(family, TABLE).unless_missing() {
+                // A kernel that has no such family has no such table.
+                Err(e) if e.is_unsupported() => {}
+                other => drop(other?),
+            }
+        }
+        Ok(())
+    }
+
+    /// The facts that are in the table; read once, then kept.
+    pub(super) fn known_ports(&mut self) -> Result<&BTreeMap<IfName, Port>> {
+        if self.ports.is_none() {
+            self.ports = Some(self.read_ports()?);
+        }
+        Ok(self.ports.get_or_insert_default())
+    }
+
+    fn keys(&mut self, set: &str) -> Result<Vec<Listed>> {
+        Ok(self.nft.elements(Family::Bridge, TABLE, set).unless_missing()?.unwrap_or_default())
+    }
+
+    /// Reads the facts back.
+    pub(super) fn read_ports(&mut self) -> Result<BTreeMap<IfName, Port>> {
+        let has = match self.nft.has_table(Family::Bridge, TABLE) {
+            Err(e) if e.is_unsupported() => false,
+            other => other?,
+        };
+        self.tables = has;
+        if !has {
+            return Ok(BTreeMap::new());
+        }
+        let mut macs = BTreeMap::new();
+        for e in self.keys(MACS)? {
+            if let Some((name, mac)) = split(&e.key)
+                && let Some(mac) = mac.first_chunk::<6>()
+            {
+                macs.insert(name, MacAddr(*mac));
+            }
+        }
+        let mut ipv4: BTreeMap<IfName, BTreeSet<Ipv4Addr>> = BTreeMap::new();
+        let mut ipv6: BTreeMap<IfName, BTreeSet<Ipv6Addr>> = BTreeMap::new();
+        for set in [IP4, IP6, TARGETS] {
+            for e in self.keys(set)? {
+                let Some((name, ip)) = split(&e.key) else { continue };
+                match ip.len() {
+                    4 => ip.try_into().map(|a: [u8; 4]| ipv4.entry(name).or_default().insert(a.into())),
+                    16 => ip.try_into().map(|a: [u8; 16]| ipv6.entry(name).or_default().insert(a.into())),
+                    _ => Ok(false),
+                }
+                .ok();
+            }
+        }
+        let names =
+            |list: Vec<Listed>| -> BTreeSet<IfName> { list.iter().filter_map(|e| Some(split(&e.key)?.0)).collect() };
+        let served = names(self.keys(SERVED)?);
+        let promiscuous = names(self.keys(PROMISCUOUS)?);
+        let dropped = names(self.keys(DROPPED)?);
+        let mut all: BTreeSet<IfName> = macs.keys().chain(ipv4.keys()).chain(ipv6.keys()).cloned().collect();
+        all.extend(served.iter().chain(&promiscuous).chain(&dropped).cloned());
+        let port = |name: IfName| {
+            let security = if promiscuous.contains(&name) {
+                Security::Promiscuous
+            } else {
+                Security::Strict {
+                    mac: macs.get(&name).copied().unwrap_or(MacAddr([0; 6])),
+                    ipv4: ipv4.remove(&name).unwrap_or_default(),
+                    ipv6: ipv6.remove(&name).unwrap_or_default(),
+                }
+            };
+            let port = Port { dhcp_served: served.contains(&name), security };
+            (name, port)
+        };
+        Ok(all.into_iter().map(port).collect())
+    }
+
+    /// Makes exactly these facts true for a port, or none, in one transaction.
+    pub(super) fn put_port(&mut self, name: &IfName, port: Option<&Port>) -> Result<()> {
+        if port.is_some() {
+            self.ensure_tables()?;
+        }
+        let known = self.known_ports()?.get(name);
+        let mac = super::bridge::bound_mac(known);
+        let before = known.map(|p| facts(name, p)).unwrap_or_default();
+        let after = port.map(|p| facts(name, p)).unwrap_or_default();
+        let mut changes = Changes::new();
+        for (set, key) in before.difference(&after) {
+            changes.delete(set, key.clone());
+        }
+        for (set, key) in after.difference(&before) {
+            changes.add(set, Element::key(key.clone()));
+        }
+        if let Err(e) = self.nft.apply(Family::Bridge, TABLE, &changes) {
+            // Somebody has been at the table: look at it again next time.
+            self.ports = None;
+            self.tables = false;
+            return Err(e.into());
+        }
+        let ports = self.ports.get_or_insert_default();
+        match port {
+            Some(port) => ports.insert(name.clone(), port.clone()),
+            None => ports.remove(name),
+        };
+        self.bind_mac(name, port, mac)
+    }
+
+    /// How many frames of each NIC were dropped because it may not send them.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn drops(&mut self) -> Result<BTreeMap<IfName, u64>> {
+        let list = self.keys(DROPPED)?;
+        Ok(list.iter().filter_map(|e| Some((split(&e.key)?.0, e.packets?))).collect())
+    }
+}
+
+/// Whether an address is one that a leg carries because it was told to.
+pub(super) fn is_assigned(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(_) => true,
+        IpAddr::V6(a) => !a.is_unicast_link_local(),
+    }
+}

@@ -1,0 +1,184 @@
+//! A guest of raw frames over a tap's descriptor, as QEMU holds one: answers ARP and ping for its
+//! address, and keeps every frame that it is shown.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+/// `struct virtio_net_hdr`: no offloads.
+const VNET: usize = 10;
+pub const BROADCAST: [u8; 6] = [0xff; 6];
+/// Long enough for a frame through the kernel, on a busy machine.
+pub const PATIENCE: Duration = Duration::from_millis(1500);
+/// How long silence must last to be believed.
+pub const SILENCE: Duration = Duration::from_millis(250);
+
+pub struct Guest {
+    pub mac: [u8; 6],
+    pub ip: Ipv4Addr,
+    tap: File,
+    frames: Receiver<Vec<u8>>,
+}
+
+fn write(tap: &mut File, frame: &[u8]) -> std::io::Result<()> {
+    let mut bytes = vec![0; VNET];
+    bytes.extend_from_slice(frame);
+    tap.write_all(&bytes)
+}
+
+pub fn ethernet(to: [u8; 6], from: [u8; 6], kind: u16, payload: &[u8]) -> Vec<u8> {
+    let mut frame = to.to_vec();
+    frame.extend(from);
+    frame.extend(kind.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame.resize(frame.len().max(60), 0);
+    frame
+}
+
+pub fn arp(op: u16, mac: [u8; 6], ip: Ipv4Addr, to: [u8; 6], target: Ipv4Addr) -> Vec<u8> {
+    let mut p = vec![0, 1, 8, 0, 6, 4];
+    p.extend(op.to_be_bytes());
+    p.extend(mac);
+    p.extend(ip.octets());
+    p.extend(if to == BROADCAST { [0; 6] } else { to });
+    p.extend(target.octets());
+    p
+}
+
+fn checksum(data: &[u8]) -> u16 {
+    let mut sum = 0u32;
+    for pair in data.chunks(2) {
+        sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+pub fn ipv4(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut p = vec![0x45, 0];
+    p.extend((20 + payload.len() as u16).to_be_bytes());
+    p.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
+    p.extend(from.octets());
+    p.extend(to.octets());
+    let sum = checksum(&p).to_be_bytes();
+    p[10..12].copy_from_slice(&sum);
+    p.extend_from_slice(payload);
+    p
+}
+
+pub fn udp(from: u16, to: u16) -> Vec<u8> {
+    let mut p = from.to_be_bytes().to_vec();
+    p.extend(to.to_be_bytes());
+    p.extend([0, 16, 0, 0]);
+    p.extend(*b"payload!");
+    p
+}
+
+pub fn echo(kind: u8, id: u16) -> Vec<u8> {
+    let mut p = vec![kind, 0, 0, 0];
+    p.extend(id.to_be_bytes());
+    p.extend([0, 1]);
+    p.extend(*b"multihome");
+    let sum = checksum(&p).to_be_bytes();
+    p[2..4].copy_from_slice(&sum);
+    p
+}
+
+/// ICMPv6 with a target address, as in neighbour discovery; checksums are nobody's business here.
+pub fn icmp6(from: [u8; 16], to: [u8; 16], kind: u8, target: [u8; 16]) -> Vec<u8> {
+    let mut p = vec![0x60, 0, 0, 0, 0, 24, 58, 255];
+    p.extend(from);
+    p.extend(to);
+    p.extend([kind, 0, 0, 0, 0, 0, 0, 0]);
+    p.extend(target);
+    p
+}
+
+impl Guest {
+    pub fn new(fd: OwnedFd, mac: [u8; 6], ip: Ipv4Addr) -> Self {
+        let tap = File::from(fd);
+        let mut own = tap.try_clone().unwrap();
+        let (seen, frames) = channel();
+        // Ends when the tap is deleted or the guest is forgotten.
+        std::thread::spawn(move || {
+            let mut buf = [0; 4096];
+            while let Ok(n) = own.read(&mut buf) {
+                let frame = buf.get(VNET..n).unwrap_or_default().to_vec();
+                if let Some(answer) = answer(&frame, mac, ip) {
+                    let _ = write(&mut own, &answer);
+                }
+                if seen.send(frame).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { mac, ip, tap, frames }
+    }
+
+    pub fn send(&mut self, frame: &[u8]) {
+        write(&mut self.tap, frame).unwrap();
+    }
+
+    /// The first frame to come that is wanted.
+    pub fn sees(&self, timeout: Duration, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+        let end = Instant::now() + timeout;
+        while let Ok(f) = self.frames.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            if wanted(&f) {
+                return Some(f);
+            }
+        }
+        None
+    }
+
+    pub fn forget(&self) {
+        while self.frames.try_recv().is_ok() {}
+    }
+
+    pub fn resolve(&mut self, ip: Ipv4Addr, patience: Duration) -> Option<[u8; 6]> {
+        let (mac, own) = (self.mac, self.ip);
+        let request = ethernet(BROADCAST, mac, 0x0806, &arp(1, mac, own, BROADCAST, ip));
+        self.send(&request);
+        let answer =
+            self.sees(patience, |f| f.len() >= 42 && f[12..14] == [8, 6] && f[21] == 2 && f[28..32] == ip.octets())?;
+        answer[22..28].try_into().ok()
+    }
+
+    /// Pings an address by way of a next hop.
+    pub fn ping(&mut self, to: Ipv4Addr, via: Ipv4Addr) -> bool {
+        self.ping_for(to, via, PATIENCE)
+    }
+
+    pub fn ping_for(&mut self, to: Ipv4Addr, via: Ipv4Addr, patience: Duration) -> bool {
+        let Some(hop) = self.resolve(via, patience) else { return false };
+        let packet = ipv4(self.ip, to, 1, &echo(8, 77));
+        self.send(&ethernet(hop, self.mac, 0x0800, &packet));
+        self.sees(patience, |f| {
+            f.len() >= 42 && f[12..14] == [8, 0] && f[23] == 1 && f[26..30] == to.octets() && f[34] == 0
+        })
+        .is_some()
+    }
+}
+
+fn answer(f: &[u8], mac: [u8; 6], ip: Ipv4Addr) -> Option<Vec<u8>> {
+    if f.len() < 42 {
+        return None;
+    }
+    let from: [u8; 6] = f[6..12].try_into().ok()?;
+    match (&f[12..14], f[23]) {
+        ([8, 6], _) if f[21] == 1 && f[38..42] == ip.octets() => {
+            let asker = Ipv4Addr::from(<[u8; 4]>::try_from(&f[28..32]).ok()?);
+            Some(ethernet(from, mac, 0x0806, &arp(2, mac, ip, from, asker)))
+        }
+        ([8, 0], 1) if f[30..34] == ip.octets() && f[34] == 8 => {
+            let asker = Ipv4Addr::from(<[u8; 4]>::try_from(&f[26..30]).ok()?);
+            let id = u16::from_be_bytes([f[38], f[39]]);
+            Some(ethernet(from, mac, 0x0800, &ipv4(ip, asker, 1, &echo(0, id))))
+        }
+        _ => None,
+    }
+}
