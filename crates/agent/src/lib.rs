@@ -5,7 +5,6 @@
 
 mod acceleration;
 mod dhcp;
-mod fake_kernel;
 mod instance;
 mod leases;
 mod node;
@@ -122,7 +121,7 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
         user: Some(user),
         accelerator: Accelerator::Tcg,
     };
-    let plumbing = plumbing::Plumbing::open(user.uid).await?;
+    let plumbing = plumbing::Plumbing::open(&config, kernel.clone()).await?;
     let agent = Arc::new(Agent {
         events: Events::new(client.clone(), "agent", Some(&config.node)),
         vmm,

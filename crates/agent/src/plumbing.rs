@@ -8,22 +8,38 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use multihome_control::queue::Next;
-use crate::fake_kernel::Kernel;
+use multihome_dataplane::Engine;
+use multihome_dataplane::kernel::{Config as KernelConfig, Kernel};
 use multihome_model::IfName;
+use multihome_netlink::{Capabilities, Netns, Rtnl};
 use multihome_plan::node::{
     NodeInput, NodeNetwork, NodeNic, NodeState, Step, bridge_name, build, diff, simulate, tap_name,
 };
 
-use crate::{Agent, Error, dhcp, settle, spec};
+use crate::{Agent, Config, Error, dhcp, settle, spec};
 
 /// How long what was observed is trusted.
 const TRUST: Duration = Duration::from_secs(60);
 
 struct Inner {
     engine: Kernel,
+    rtnl: Rtnl,
     state: NodeState,
     /// When `state` was observed; `None` if it cannot be trusted.
     observed: Option<Instant>,
+}
+
+/// The kernel's engine in the host's own namespace.
+pub(crate) fn open_kernel(config: &Config, capabilities: Capabilities) -> Result<Kernel, Error> {
+    let config = KernelConfig {
+        host: Netns::current()?,
+        netns_prefix: String::new(),
+        state_dir: config.data_dir.join("dataplane"),
+        // Taps are opened here and handed to QEMU.
+        tap_owner: None,
+        capabilities,
+    };
+    Kernel::open(config).map_err(|e| Error::Dataplane(e.to_string()))
 }
 
 /// The engine and what it was seen to hold. All its work is blocking and done on threads for that.
@@ -38,12 +54,14 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Plumbing {
-    /// Opens the engine; taps belong to the user with this uid.
-    pub(crate) async fn open(tap_owner: u32) -> Result<Self, Error> {
-        let engine = tokio::task::spawn_blocking(move || Kernel::open(Some(tap_owner)))
-            .await?
-            .map_err(|e| Error::Dataplane(e.to_string()))?;
-        let inner = Inner { engine, state: NodeState::default(), observed: None };
+    /// Opens the engine.
+    pub(crate) async fn open(config: &Config, capabilities: Capabilities) -> Result<Self, Error> {
+        let config = config.clone();
+        let inner = tokio::task::spawn_blocking(move || -> Result<Inner, Error> {
+            let engine = open_kernel(&config, capabilities)?;
+            Ok(Inner { engine, rtnl: Rtnl::open()?, state: NodeState::default(), observed: None })
+        })
+        .await??;
         Ok(Self { inner: Arc::new(Mutex::new(inner)), indexes: Arc::default() })
     }
 
@@ -100,7 +118,7 @@ impl Plumbing {
                 inner.state.taps.keys().filter(|t| !known.contains_key(*t)).cloned().collect()
             };
             for tap in missing {
-                if let Ok(i) = inner.engine.ifindex(&tap) {
+                if let Ok(i) = inner.rtnl.index(tap.as_str()) {
                     lock(&this.indexes).insert(tap, i);
                 }
             }
@@ -140,7 +158,7 @@ impl Plumbing {
         for step in steps {
             match step {
                 Step::PutTap(name, _) => {
-                    if let Ok(i) = inner.engine.ifindex(name) {
+                    if let Ok(i) = inner.rtnl.index(name.as_str()) {
                         indexes.insert(name.clone(), i);
                     }
                 }

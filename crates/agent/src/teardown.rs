@@ -1,9 +1,8 @@
 //! Removes everything that an agent made on a node: VMs, devices, namespaces, tables, settings.
 
-use crate::fake_kernel::Kernel;
-use multihome_plan::node::{NodeState, diff};
 use multihome_vmm::{Vm, VmmConfig};
 
+use crate::plumbing::open_kernel;
 use crate::{Config, Error};
 
 /// Ends the VMs below the data directory and removes all devices of ours, whoever made them. To be called while no
@@ -31,13 +30,10 @@ pub async fn teardown(config: &Config) -> Result<Vec<String>, Error> {
             left.push(e.to_string());
         }
     }
-    let devices = tokio::task::spawn_blocking(|| -> Result<Vec<String>, Error> {
-        let mut engine = Kernel::open(None).map_err(|e| Error::Dataplane(e.to_string()))?;
-        let seen = engine.observe().map_err(|e| Error::Dataplane(e.to_string()))?;
-        let mut left: Vec<String> =
-            engine.apply(&diff(&seen, &NodeState::default())).iter().map(ToString::to_string).collect();
-        left.extend(engine.close().err().map(|e| e.to_string()));
-        Ok(left)
+    let config = config.clone();
+    let devices = tokio::task::spawn_blocking(move || -> Result<Vec<String>, Error> {
+        let mut engine = open_kernel(&config, multihome_netlink::probe()?)?;
+        Ok(engine.teardown().iter().map(ToString::to_string).collect())
     })
     .await??;
     left.extend(devices);

@@ -183,6 +183,11 @@ impl GuestAgent {
         }
     }
 
+    /// Lets go of the connection, so that another process can talk to the agent: its socket serves one at a time.
+    pub async fn disconnect(&self) {
+        self.line.lock().await.take();
+    }
+
     /// Whether an agent answers now.
     pub async fn ping(&self) -> bool {
         self.execute("guest-ping", json!({})).await.is_ok()
