@@ -37,6 +37,8 @@ const BR_STP: u16 = 5;
 const BR_VLAN_FILTERING: u16 = 7;
 const BR_MCAST_SNOOPING: u16 = 23;
 
+const PORT_STATE: u16 = 1;
+const BR_STATE_FORWARDING: u8 = 3;
 const PORT_HAIRPIN: u16 = 4;
 const PORT_LEARNING: u16 = 8;
 const PORT_UNICAST_FLOOD: u16 = 9;
@@ -228,6 +230,8 @@ pub struct Link {
     pub vlan_filtering: bool,
     /// Attributes as a bridge port.
     pub port: PortFlags,
+    /// Whether it is a bridge port that forwards: some moments after it has a carrier.
+    pub forwarding: bool,
 }
 
 /// `struct ifinfomsg`.
@@ -568,7 +572,11 @@ fn parse_info(link: &mut Link, info: &[u8]) {
             IFLA_INFO_KIND => link.kind = a.text(),
             IFLA_INFO_SLAVE_KIND => slave = a.text(),
             IFLA_INFO_DATA => parse_data(link, a.data),
-            IFLA_INFO_SLAVE_DATA if slave == "bridge" => parse_port(&mut link.port, a.data),
+            IFLA_INFO_SLAVE_DATA if slave == "bridge" => {
+                parse_port(&mut link.port, a.data);
+                let state = msg::find(a.data, PORT_STATE).and_then(|d| d.first());
+                link.forwarding = state == Some(&BR_STATE_FORWARDING);
+            }
             _ => {}
         }
     }
@@ -605,6 +613,34 @@ fn parse_port(port: &mut PortFlags, data: &[u8]) {
             PORT_HAIRPIN => port.hairpin = on,
             PORT_NEIGH_SUPPRESS => port.neigh_suppress = on,
             _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic(body in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse(&body);
+        }
+
+        #[test]
+        fn no_attributes_make_the_reader_panic(
+            kind in "(bridge|vxlan|vlan|tun|)", data in proptest::collection::vec(any::<u8>(), 0..60)
+        ) {
+            let mut m = Msg::new(16, 0, "test", "").raw(&ifinfo(1, 0, 0));
+            m.nest(IFLA_LINKINFO, |m| {
+                m.text(IFLA_INFO_KIND, &kind);
+                m.attr(IFLA_INFO_DATA, &data);
+                m.text(IFLA_INFO_SLAVE_KIND, "bridge");
+                m.attr(IFLA_INFO_SLAVE_DATA, &data);
+            });
+            let bytes = m.seal(1)[msg::HEADER..].to_vec();
+            prop_assert!(parse(&bytes).is_some_and(|l| l.kind == kind));
         }
     }
 }
