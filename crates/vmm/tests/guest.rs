@@ -290,6 +290,55 @@ async fn routes(vm: &Vm) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_keeps_what_is_written_and_its_image_does_not() {
+    let test = "a_disk_keeps_what_is_written_and_its_image_does_not";
+    let Some(bench) = bench(test) else { return };
+    if let Err(e) = Command::new("qemu-img").arg("--version").output() {
+        println!("SKIPPED {test}: qemu-img: {e}");
+        return;
+    }
+    let dir = bench._dir.path();
+    let raw = dir.join("raw");
+    let mut content = vec![0; 1 << 20];
+    content[..9].copy_from_slice(b"original\n");
+    std::fs::write(&raw, &content).unwrap();
+    let converted = dir.join("converted");
+    let convert = ["convert", "-f", "raw", "-O", "qcow2"];
+    assert!(Command::new("qemu-img").args(convert).arg(&raw).arg(&converted).status().unwrap().success());
+    let store = ImageStore::new(dir.join("images"));
+    let mut spec = spec(&bench);
+    for (name, source) in [("raw", &raw), ("qcow2", &converted)] {
+        let image = store.import(name, &Source::Disk(source.clone())).unwrap();
+        let overlay = dir.join(format!("{name}.overlay"));
+        let disk = store.overlay(&image, &overlay).unwrap().unwrap();
+        assert_eq!(store.overlay(&image, &overlay).unwrap().unwrap(), disk);
+        spec.disks.push(disk);
+    }
+    let read = async |vm: &Vm, disk: &str| {
+        let script = format!("dd if=/dev/{disk} bs=512 count=1 2>/dev/null | head -n 1");
+        let out = vm.agent().run("/bin/sh", &["-c", &script], Duration::from_secs(10)).await.unwrap();
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    };
+    let vm = Vm::start(&bench.config, &spec, Vec::new()).await.unwrap();
+    until("agent", 60, async || answers(&vm).await.then_some(())).await;
+    for disk in ["vda", "vdb"] {
+        assert_eq!(read(&vm, disk).await, "original");
+        let script = format!("echo changed | dd of=/dev/{disk} conv=notrunc && sync");
+        let out = vm.agent().run("/bin/sh", &["-c", &script], Duration::from_secs(10)).await.unwrap();
+        assert_eq!(out.status, Some(0));
+    }
+    vm.stop(Duration::from_secs(20)).await.unwrap();
+    let vm = Vm::start(&bench.config, &spec, Vec::new()).await.unwrap();
+    until("agent of the second start", 60, async || answers(&vm).await.then_some(())).await;
+    assert_eq!((read(&vm, "vda").await, read(&vm, "vdb").await), ("changed".into(), "changed".into()));
+    vm.kill().await.unwrap();
+    let multihome_vmm::images::Content::Disk { disk, .. } = store.lookup("raw").unwrap().content else {
+        panic!("a disk is no kernel")
+    };
+    assert_eq!(std::fs::read(store.path(&disk)).unwrap(), content);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_start_says_why_and_leaves_nothing() {
     let Some(bench) = bench("what_cannot_start_says_why_and_leaves_nothing") else { return };
     let mut huge = spec(&bench);
