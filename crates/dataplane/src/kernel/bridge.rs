@@ -71,13 +71,18 @@ fn fixed_mac(name: &IfName) -> [u8; 6] {
     mac
 }
 
+/// Switches IPv6 off on a device of the calling thread's namespace; a kernel without IPv6 needs no
+/// switch.
+fn silence(name: &str) -> multihome_netlink::Result<()> {
+    let key = format!("net/ipv6/conf/{name}/disable_ipv6");
+    sysctl::set(&key, "1").unless_missing().map(drop)
+}
+
 impl Kernel {
     /// Keeps IPv6 off a device before it is up: a bridge port that speaks for the host would send the
     /// guests neighbour discovery of ours, and a bridge would listen to their router advertisements.
     pub(super) fn silence(&self, name: &str) -> Result<()> {
-        let key = format!("net/ipv6/conf/{name}/disable_ipv6");
-        self.config.host.run(|| sysctl::set(&key, "1"))?.unless_missing()?;
-        Ok(())
+        Ok(self.config.host.run(|| silence(name))??)
     }
 
     pub(super) fn put_bridge(&mut self, name: &IfName, bridge: &Bridge) -> Result<()> {
@@ -182,8 +187,11 @@ impl Kernel {
         }
         if there.is_none() {
             let owner = self.config.tap_owner;
-            self.config.host.run(|| wanted.create(owner))?.unless_exists()?;
-            self.silence(name.as_str())?;
+            let create = || {
+                wanted.create(owner).unless_exists()?;
+                silence(name.as_str())
+            };
+            self.config.host.run(create)??;
         }
         if let Some(length) = tap.tx_queue_length {
             let change = LinkChange { tx_queue_length: Some(length), ..LinkChange::default() };
@@ -191,8 +199,8 @@ impl Kernel {
         }
         let port = self.known_ports()?.get(name).cloned();
         self.plug(name, bridge, &tap_alias(tap), tap.mtu, learns(port.as_ref()))?;
-        if there.is_some() {
-            self.forget_others(name, port.as_ref())?;
+        if let Some(link) = there {
+            self.forget_others(link.index, bound_mac(port.as_ref()))?;
         }
         self.bind_mac(name, port.as_ref(), None)
     }
@@ -219,11 +227,10 @@ impl Kernel {
     }
 
     /// Removes fixed entries of a port that are not its own, as a crash half way may leave.
-    fn forget_others(&mut self, name: &IfName, port: Option<&Port>) -> Result<()> {
-        let Some(link) = self.rtnl.link(name.as_str())? else { return Ok(()) };
-        let wanted = bound_mac(port);
-        let mut stale = self.rtnl.fdb_of(link.index)?;
-        stale.retain(|e| !e.own && e.permanent && Some(e.mac) != link.mac && Some(e.mac) != wanted);
+    pub(super) fn forget_others(&mut self, index: u32, own: Option<[u8; 6]>) -> Result<()> {
+        let device = self.rtnl.link_at(index)?.and_then(|l| l.mac);
+        let mut stale = self.rtnl.fdb_of(index)?;
+        stale.retain(|e| !e.own && e.permanent && Some(e.mac) != device && Some(e.mac) != own);
         for result in self.rtnl.fdb_delete(&stale) {
             result.unless_missing()?;
         }

@@ -83,16 +83,16 @@ table inet {TABLE} {{
 
 /// Gives a link exactly these addresses; link-local IPv6 ones are the kernel's own.
 fn set_addresses(rtnl: &mut Rtnl, index: u32, wanted: &BTreeSet<(IpAddr, u8)>) -> Result<()> {
-    let there: BTreeSet<(IpAddr, u8)> = rtnl
-        .addresses()?
-        .into_iter()
-        .filter(|a| a.index == index && is_assigned(a.ip))
-        .map(|a| (a.ip, a.prefix))
-        .collect();
-    for (ip, prefix) in there.difference(wanted) {
+    let addresses = |rtnl: &mut Rtnl| -> Result<BTreeSet<(IpAddr, u8)>> {
+        let all = rtnl.addresses()?.into_iter();
+        let own = all.filter(|a| a.index == index && is_assigned(a.ip));
+        Ok(own.map(|a| (a.ip, a.prefix)).collect())
+    };
+    for (ip, prefix) in addresses(rtnl)?.difference(wanted) {
         rtnl.address_delete(&Address { index, ip: *ip, prefix: *prefix }).unless_missing()?;
     }
-    for (ip, prefix) in wanted.difference(&there) {
+    // Looked at again: the first IPv4 address of a subnet takes the others of it along.
+    for (ip, prefix) in wanted.difference(&addresses(rtnl)?) {
         rtnl.address_set(&Address { index, ip: *ip, prefix: *prefix }, true)?;
     }
     Ok(())
@@ -164,6 +164,7 @@ impl Kernel {
         set_addresses(&mut inside, inner, &addresses)?;
         self.plug(name, bridge, "", leg.mtu, false)?;
         // Every node's gateway has the same MAC; here it is behind this port, whoever else claims it.
+        self.forget_others(outer, Some(leg.mac.0))?;
         let entry = FdbEntry { index: outer, mac: leg.mac.0, remote: None, own: false, permanent: true };
         self.rtnl.fdb_set(&[entry]).into_iter().collect::<Result<(), _>>()?;
         // The alias says that all of it is done.
@@ -173,6 +174,10 @@ impl Kernel {
 
     pub(super) fn put_egress(&mut self, domain: &str, egress: &Egress) -> Result<()> {
         self.require(Capability::Nat, || "address translation".into())?;
+        if let Some(six) = egress.nat.iter().find(|n| matches!(n, IpNet::V6(_))) {
+            let reason = "a way out has IPv4 addresses alone".to_owned();
+            return Err(Error::Unsupported { what: format!("translation for {six}"), reason });
+        }
         let netns = self.create_domain(domain)?;
         let mut inside = Rtnl::open_in(&netns)?;
         if !self.nft.has_table(Family::Inet, TABLE)? {

@@ -99,6 +99,12 @@ pub fn icmp6(from: [u8; 16], to: [u8; 16], kind: u8, target: [u8; 16]) -> Vec<u8
     p
 }
 
+/// Whether two frames are the same but for padding, which the kernel's filters cut off.
+pub fn same(a: &[u8], b: &[u8]) -> bool {
+    let n = a.len().min(b.len());
+    n >= 38 && a[..n] == b[..n]
+}
+
 impl Guest {
     pub fn new(fd: OwnedFd, mac: [u8; 6], ip: Ipv4Addr) -> Self {
         let tap = File::from(fd);
@@ -107,7 +113,17 @@ impl Guest {
         // Ends when the tap is deleted or the guest is forgotten.
         std::thread::spawn(move || {
             let mut buf = [0; 4096];
-            while let Ok(n) = own.read(&mut buf) {
+            loop {
+                const EBADFD: i32 = 77;
+                let n = match own.read(&mut buf) {
+                    Ok(n) => n,
+                    Err(e) if e.raw_os_error() == Some(EBADFD) => break,
+                    // The device is down; it may come up again.
+                    Err(_) => {
+                        std::thread::sleep(Duration::from_millis(5));
+                        continue;
+                    }
+                };
                 let frame = buf.get(VNET..n).unwrap_or_default().to_vec();
                 if let Some(answer) = answer(&frame, mac, ip) {
                     let _ = write(&mut own, &answer);

@@ -17,7 +17,9 @@ use multihome_dataplane::Engine;
 use multihome_dataplane::kernel::{Config, Kernel};
 use multihome_model::{IfName, MacAddr, Mtu, VlanId, Vni, names};
 use multihome_netlink::packet::{FrameBatch, filter};
-use multihome_netlink::{Address, Capabilities, LinkChange, LinkKind, Netns, NewLink, Route, Rtnl, VethPeer, sysctl};
+use multihome_netlink::{
+    Address, Capabilities, FdbEntry, LinkChange, LinkKind, Netns, NewLink, Route, Rtnl, VethPeer, sysctl,
+};
 use multihome_plan::node::{
     Bridge, Domain, Egress, Leg, NodeState, Port, Security, Step, Tap, Uplink, UplinkKind, diff,
 };
@@ -198,10 +200,18 @@ fn reach(engine: &mut Kernel, desired: &NodeState) {
     assert_eq!(diff(&observed, desired), []);
 }
 
-fn guest(engine: &Kernel, n: u8, m: u8) -> Guest {
+fn guest(host: &Host, engine: &Kernel, n: u8, m: u8) -> Guest {
     let tap = name(names::TAP, &format!("nic{n}.{m}"));
     let fd = engine.open_tap(&tap, 1).unwrap().remove(0);
-    Guest::new(fd, mac(m).0, Ipv4Addr::new(10, n, 0, m))
+    let guest = Guest::new(fd, mac(m).0, Ipv4Addr::new(10, n, 0, m));
+    // The kernel tells a bridge of a carrier when it gets round to it.
+    let mut rtnl = Rtnl::open_in(&host.netns).unwrap();
+    let started = Instant::now();
+    while !rtnl.link(tap.as_str()).unwrap().unwrap().forwarding {
+        assert!(started.elapsed() < PATIENCE * 3, "{tap} does not forward");
+        std::thread::sleep(SILENCE / 50);
+    }
+    guest
 }
 
 fn ip(text: &str) -> Ipv4Addr {
@@ -215,8 +225,8 @@ fn guests_reach_what_they_should_and_nothing_else() {
     let started = Instant::now();
     reach(&mut engine, &plan());
     println!("three networks, two domains, four NICs: {:?}", started.elapsed());
-    let (mut a, mut b) = (guest(&engine, 1, 10), guest(&engine, 1, 11));
-    let (mut other, mut sibling) = (guest(&engine, 2, 20), guest(&engine, 3, 30));
+    let (mut a, b) = (guest(&host, &engine, 1, 10), guest(&host, &engine, 1, 11));
+    let (mut other, mut sibling) = (guest(&host, &engine, 2, 20), guest(&host, &engine, 3, 30));
     assert!(a.ping(b.ip, b.ip), "same network");
     assert!(a.ping(ip("10.1.0.1"), ip("10.1.0.1")), "gateway");
     assert_eq!(a.resolve(ip("10.1.0.1"), PATIENCE), Some([2, 0, 0, 0, 1, 1]));
@@ -249,7 +259,7 @@ fn a_guest_that_lies_is_silent() {
     let mut engine = host.engine();
     let desired = plan();
     reach(&mut engine, &desired);
-    let (mut a, b) = (guest(&engine, 1, 10), guest(&engine, 1, 11));
+    let (mut a, b) = (guest(&host, &engine, 1, 10), guest(&host, &engine, 1, 11));
     let stranger = [0x52, 0x54, 0, 0xbb, 0, 1];
     let own6 = mac(10).link_local().octets();
     let b6 = mac(11).link_local().octets();
@@ -283,7 +293,7 @@ fn a_guest_that_lies_is_silent() {
         a.send(frame);
     }
     let heard = b.sees(SILENCE, |f| f[6..12] == a.mac || f[6..12] == stranger);
-    let what = heard.and_then(|f| Some(lies.iter().find(|(_, lie)| *lie == f)?.0));
+    let what = heard.and_then(|f| Some(lies.iter().find(|(_, lie)| same(&f, lie))?.0));
     assert_eq!(what, None);
     // All but the DHCP request, which is not a lie, count as such.
     assert_eq!(engine.drops().unwrap()[&tap] - before, lies.len() as u64 - 1);
@@ -302,7 +312,7 @@ fn a_guest_that_lies_is_silent() {
     ];
     for (what, frame) in &truths {
         a.send(frame);
-        assert!(b.sees(PATIENCE, |f| f == frame).is_some(), "{what}");
+        assert!(b.sees(PATIENCE, |f| same(f, frame)).is_some(), "{what}");
     }
     // Where somebody else serves DHCP the request goes out to him.
     let mut open = desired.clone();
@@ -310,18 +320,18 @@ fn a_guest_that_lies_is_silent() {
     reach(&mut engine, &open);
     let request = &lies.last().unwrap().1;
     a.send(request);
-    assert!(b.sees(PATIENCE, |f| f == request).is_some());
+    assert!(b.sees(PATIENCE, |f| same(f, request)).is_some());
     // A promiscuous NIC may say anything.
     open.ports.get_mut(&tap).unwrap().security = Security::Promiscuous;
     reach(&mut engine, &open);
     for (what, frame) in &lies {
         a.send(frame);
-        assert!(b.sees(PATIENCE, |f| f == frame).is_some(), "{what}");
+        assert!(b.sees(PATIENCE, |f| same(f, frame)).is_some(), "{what}");
     }
     // And back: what it was taught is not kept, and the lies end.
     reach(&mut engine, &desired);
     a.send(&lies[0].1);
-    assert!(b.sees(SILENCE, |f| f == lies[0].1).is_none());
+    assert!(b.sees(SILENCE, |f| same(f, &lies[0].1)).is_none());
     assert!(a.ping(b.ip, b.ip));
     // A tap whose facts are gone may say nothing at all.
     assert!(engine.apply(&[Step::DeletePort(tap)]).is_empty());
@@ -361,7 +371,7 @@ fn what_does_not_change_is_not_touched() {
     let mut engine = host.engine();
     let mut desired = plan();
     reach(&mut engine, &desired);
-    let (mut a, b) = (guest(&engine, 1, 10), guest(&engine, 1, 11));
+    let (mut a, b) = (guest(&host, &engine, 1, 10), guest(&host, &engine, 1, 11));
     assert!(a.ping(b.ip, b.ip));
     let hop = a.resolve(b.ip, PATIENCE).unwrap();
     std::thread::scope(|scope| {
@@ -396,6 +406,9 @@ fn what_does_not_change_is_not_touched() {
     rtnl.change_named(tap.as_str(), &spoil).unwrap();
     rtnl.change_named(bridge.as_str(), &LinkChange { up: Some(false), ..LinkChange::default() }).unwrap();
     host.netns.run(|| sysctl::set("net/ipv4/conf/out0/forwarding", "0").unwrap()).unwrap();
+    let index = rtnl.index(name(names::TAP, "nic1.11").as_str()).unwrap();
+    let planted = FdbEntry { index, mac: mac(10).0, remote: None, own: false, permanent: true };
+    assert!(rtnl.fdb_set(&[planted]).into_iter().all(|r| r.is_ok()));
     reach(&mut host.engine(), &desired);
     assert!(a.ping(b.ip, b.ip));
     assert!(a.ping(ip("198.51.100.1"), ip("10.1.0.1")));
@@ -446,6 +459,32 @@ fn what_cannot_be_done_says_why_and_hinders_nothing_else() {
 }
 
 #[test]
+fn a_gateway_is_changed_in_place() {
+    let Some(host) = host("a_gateway_is_changed_in_place") else { return };
+    let mut engine = host.engine();
+    let mut desired = plan();
+    reach(&mut engine, &desired);
+    let mut a = guest(&host, &engine, 1, 10);
+    assert!(a.ping(ip("10.1.0.1"), ip("10.1.0.1")));
+    let domain = desired.domains.get_mut(&domain_name("a")).unwrap();
+    let leg = domain.legs.get_mut(&name(names::LEG, "net1")).unwrap();
+    leg.mac = MacAddr([2, 0, 0, 0, 9, 9]);
+    leg.mtu = Mtu::new(1400).unwrap();
+    leg.addresses = BTreeSet::from(["10.1.0.254/24".parse().unwrap()]);
+    domain.egress.as_mut().unwrap().nat.remove(&"10.1.0.0/24".parse::<IpNet>().unwrap());
+    reach(&mut engine, &desired);
+    assert_eq!(a.resolve(ip("10.1.0.254"), PATIENCE), Some([2, 0, 0, 0, 9, 9]));
+    assert!(a.resolve(ip("10.1.0.1"), SILENCE).is_none());
+    assert!(!a.ping_for(ip("198.51.100.1"), ip("10.1.0.254"), SILENCE), "no way out any more");
+    // Without a way out at all, and back.
+    let egress = desired.domains.get_mut(&domain_name("bb")).unwrap().egress.take();
+    reach(&mut engine, &desired);
+    assert_eq!(host.forwards(), "1", "the other domain still has its way out");
+    desired.domains.get_mut(&domain_name("bb")).unwrap().egress = egress;
+    reach(&mut engine, &desired);
+}
+
+#[test]
 fn queues_and_lengths_are_remembered() {
     let Some(host) = host("queues_and_lengths_are_remembered") else { return };
     let mut engine = host.engine();
@@ -468,9 +507,9 @@ fn the_thousandth_nic_costs_what_the_tenth_did() {
     let Some(host) = host("the_thousandth_nic_costs_what_the_tenth_did") else { return };
     let mut engine = host.engine();
     let mut desired = NodeState::default();
-    network(&mut desired, 1, "a");
+    // A bridge has at most 1,023 ports, and walks them when one more joins: ten networks.
+    (0..10).for_each(|n| network(&mut desired, n, "a"));
     reach(&mut engine, &desired);
-    let bridge = name(names::BRIDGE, "net1");
     let mut attach = |n: u32| {
         let tap = name(names::TAP, &format!("many{n}"));
         let b = n.to_be_bytes();
@@ -482,7 +521,7 @@ fn the_thousandth_nic_costs_what_the_tenth_did() {
         };
         let wanted = Tap {
             alias: format!("nic default/many{n}"),
-            bridge: bridge.clone(),
+            bridge: name(names::BRIDGE, &format!("net{}", n % 10)),
             mtu: Mtu::new(1450).unwrap(),
             queues: 1,
             tx_queue_length: None,
