@@ -1,5 +1,6 @@
 //! Bodies: read within a limit, decoded from JSON or YAML with duplicate fields noticed; and the bodies of answers.
 
+use super::protobuf;
 use crate::error::ApiError;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited, combinators::UnsyncBoxBody};
@@ -44,9 +45,19 @@ pub(crate) fn decode(content_type: &str, body: &[u8]) -> Result<Decoded, ApiErro
     let decoded = match content_type {
         "" | "application/json" => json(body)?,
         "application/yaml" => {
-            let value = serde_saphyr::from_slice::<Value>(body).map_err(|e| ApiError::bad_request(format!("the object provided is unrecognized: {e}")))?;
+            let value = serde_saphyr::from_slice::<Value>(body)
+                .map_err(|e| ApiError::bad_request(format!("the object provided is unrecognized: {e}")))?;
             Decoded { value, duplicates: Vec::new() }
         }
+        protobuf::MEDIA_TYPE => match protobuf::decode(body) {
+            Ok(value) => Decoded { value, duplicates: Vec::new() },
+            Err(protobuf::Refused::Kind) => return Err(ApiError::unsupported_media_type(ACCEPTED)),
+            Err(protobuf::Refused::Malformed) => {
+                return Err(ApiError::bad_request(
+                    "the object provided is unrecognized: it is not a protobuf message of Kubernetes",
+                ));
+            }
+        },
         _ => return Err(ApiError::unsupported_media_type(ACCEPTED)),
     };
     match decoded.value {
@@ -61,7 +72,11 @@ pub(crate) fn json(body: &[u8]) -> Result<Decoded, ApiError> {
     let mut reader = serde_json::Deserializer::from_slice(body);
     let seed = Node { path: &mut String::new(), duplicates: &mut duplicates, depth: 0 };
     let value = seed.deserialize(&mut reader).and_then(|v| reader.end().map(|()| v));
-    let value = value.map_err(|e| ApiError::bad_request(format!("the object provided is unrecognized: couldn't get version/kind; json parse error: {e}")))?;
+    let value = value.map_err(|e| {
+        ApiError::bad_request(format!(
+            "the object provided is unrecognized: couldn't get version/kind; json parse error: {e}"
+        ))
+    })?;
     Ok(Decoded { value, duplicates })
 }
 
@@ -121,7 +136,8 @@ impl<'de> Visitor<'de> for Node<'_> {
         loop {
             use fmt::Write;
             let _ = write!(self.path, "[{}]", items.len());
-            let item = seq.next_element_seed(Node { path: self.path, duplicates: self.duplicates, depth: self.depth + 1 });
+            let item =
+                seq.next_element_seed(Node { path: self.path, duplicates: self.duplicates, depth: self.depth + 1 });
             self.path.truncate(length);
             match item? {
                 Some(item) => items.push(item),
@@ -139,7 +155,8 @@ impl<'de> Visitor<'de> for Node<'_> {
                 self.path.push('.');
             }
             self.path.push_str(&name);
-            let value = access.next_value_seed(Node { path: self.path, duplicates: self.duplicates, depth: self.depth + 1 });
+            let value =
+                access.next_value_seed(Node { path: self.path, duplicates: self.duplicates, depth: self.depth + 1 });
             if map.insert(name, value?).is_some() {
                 self.duplicates.push(self.path.clone());
             }
@@ -170,6 +187,7 @@ mod tests {
     fn formats() {
         assert_eq!(decode("application/yaml", b"a: 1\nb: [x]").unwrap().value, json!({"a": 1, "b": ["x"]}));
         assert_eq!(decode("application/vnd.kubernetes.protobuf", b"k8s\0").unwrap_err().code, 415);
+        assert_eq!(decode("application/cbor", b"").unwrap_err().code, 415);
         assert_eq!(decode("application/json", b"[1]").unwrap_err().code, 400);
         assert_eq!(decode("application/json", b"{} x").unwrap_err().code, 400);
         let deep = "[".repeat(5000);

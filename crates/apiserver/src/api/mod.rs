@@ -4,6 +4,7 @@ pub(crate) mod body;
 pub(crate) mod discovery;
 pub(crate) mod filter;
 pub(crate) mod openapi;
+mod protobuf;
 mod read;
 pub(crate) mod render;
 pub(crate) mod reply;
@@ -59,7 +60,11 @@ where
     if yaml { reply.into_yaml() } else { reply }.into_response()
 }
 
-async fn dispatch<B>(server: Arc<Server>, request: ::http::Request<B>, accept: Option<Accept>) -> Result<Reply, ApiError>
+async fn dispatch<B>(
+    server: Arc<Server>,
+    request: ::http::Request<B>,
+    accept: Option<Accept>,
+) -> Result<Reply, ApiError>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -88,7 +93,12 @@ where
     }
 }
 
-async fn resource<B>(server: Arc<Server>, path: ResourcePath, request: ::http::Request<B>, accept: Accept) -> Result<Reply, ApiError>
+async fn resource<B>(
+    server: Arc<Server>,
+    path: ResourcePath,
+    request: ::http::Request<B>,
+    accept: Accept,
+) -> Result<Reply, ApiError>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -99,12 +109,17 @@ where
     let content_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if review::is(&path) {
         let bytes = body::read(request.into_body()).await?;
-        return if method == Method::POST { review::answer(&path, &content_type, &bytes) } else { Err(ApiError::method_not_allowed()) };
+        return if method == Method::POST {
+            review::answer(&path, &content_type, &bytes)
+        } else {
+            Err(ApiError::method_not_allowed())
+        };
     }
     let found = server.registry.lookup(&path.group, &path.version, &path.plural).ok_or_else(ApiError::no_such_path)?;
     let served = server.registry.get(found.id);
     // a cluster-wide kind has no place in a namespace; a namespaced one is named only inside one
-    let misplaced = if served.spec.namespaced { path.namespace.is_none() && path.name.is_some() } else { path.namespace.is_some() };
+    let misplaced =
+        if served.spec.namespaced { path.namespace.is_none() && path.name.is_some() } else { path.namespace.is_some() };
     let part = match path.subresource.as_deref() {
         None => Some(Part::Main),
         Some("status") if served.has_status() => Some(Part::Status),
@@ -119,7 +134,9 @@ where
         _ => Bytes::new(),
     };
     match (method, path.name, part) {
-        (Method::GET | Method::HEAD, name, Part::Main) if inner.query.flag("watch") => watch::watch(inner, name.as_deref()),
+        (Method::GET | Method::HEAD, name, Part::Main) if inner.query.flag("watch") => {
+            watch::watch(inner, name.as_deref())
+        }
         (Method::GET | Method::HEAD, Some(name), Part::Main | Part::Status) => read::get(&inner, &name),
         (Method::GET | Method::HEAD, None, _) => read::list(&inner),
         (Method::POST, None, _) => {
@@ -128,7 +145,9 @@ where
             if placed { write::create(inner, &content_type, bytes).await } else { Err(ApiError::method_not_allowed()) }
         }
         (Method::PUT, Some(name), part) => write::replace(inner, name, part, &content_type, bytes).await,
-        (Method::PATCH, Some(name), part @ (Part::Main | Part::Status)) => write::patch(inner, name, part, &content_type, bytes).await,
+        (Method::PATCH, Some(name), part @ (Part::Main | Part::Status)) => {
+            write::patch(inner, name, part, &content_type, bytes).await
+        }
         (Method::DELETE, Some(name), Part::Main) => write::delete(inner, name, &content_type, bytes).await,
         (Method::DELETE, None, _) => write::delete_collection(inner, &content_type, bytes).await,
         _ => Err(ApiError::method_not_allowed()),
