@@ -112,7 +112,7 @@ impl Denied {
             }
             "Forbidden" => ApiError::forbidden(by_plural(), self.message),
             "Conflict" => ApiError::conflict(by_plural(), self.message),
-            reason => ApiError { about: Some(by_plural()), ..ApiError::new(self.code, reason, self.message) },
+            reason => ApiError { about: Some(Box::new(by_plural())), ..ApiError::new(self.code, reason, self.message) },
         };
         let code = if (400..600).contains(&self.code) { self.code } else { 500 };
         ApiError { code, ..error }.with_causes(self.causes)
@@ -152,8 +152,13 @@ mod tests {
         let invalid = Denied::invalid(vec![Cause::invalid("spec.x", &json!(1), "must be 2")]).into_error(&t, "n");
         assert_eq!(invalid.message, r#"Namespace "n" is invalid: spec.x: Invalid value: 1: must be 2"#);
         let forbidden = Denied::forbidden("it is in use by a and b").into_error(&t, "n");
-        assert_eq!((forbidden.code, forbidden.message.as_str()), (403, r#"namespaces "n" is forbidden: it is in use by a and b"#));
-        let other = Denied { code: 418, reason: "Teapot".into(), message: "short and stout".into(), causes: Vec::new() }.into_error(&t, "n");
+        assert_eq!(
+            (forbidden.code, forbidden.message.as_str()),
+            (403, r#"namespaces "n" is forbidden: it is in use by a and b"#)
+        );
+        let other =
+            Denied { code: 418, reason: "Teapot".into(), message: "short and stout".into(), causes: Vec::new() }
+                .into_error(&t, "n");
         assert_eq!((other.code, other.reason.as_str(), other.message.as_str()), (418, "Teapot", "short and stout"));
     }
 }

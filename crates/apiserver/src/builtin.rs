@@ -30,7 +30,7 @@ pub(crate) fn types() -> Vec<Served> {
     vec![
         built_in::<core::Namespace>(
             kind("", "v1", "Namespace", "namespaces", &["ns"], false, true),
-            vec![Column::new("Status", "string", ".status.phase"), Column::age()],
+            vec![Column::new("Status", "string", ".status.phase"), age()],
             Rules { name: meta::dns_label, ..core_rules },
         ),
         built_in::<core::Node>(
@@ -38,7 +38,7 @@ pub(crate) fn types() -> Vec<Served> {
             vec![
                 Column::new("Status", "string", ".status.conditions[?(@.type==\"Ready\")].status"),
                 Column::new("Roles", "string", ".metadata.labels"),
-                Column::age(),
+                age(),
                 Column::new("Version", "string", ".status.nodeInfo.kubeletVersion"),
                 Column::new("Internal-IP", "string", ".status.addresses[?(@.type==\"InternalIP\")].address").wide(),
                 Column::new("OS-Image", "string", ".status.nodeInfo.osImage").wide(),
@@ -64,28 +64,36 @@ pub(crate) fn types() -> Vec<Served> {
         ),
         built_in::<core::Secret>(
             kind("", "v1", "Secret", "secrets", &[], true, false),
-            vec![Column::new("Type", "string", ".type"), Column::new("Data", "integer", ".data"), Column::age()],
+            vec![Column::new("Type", "string", ".type"), Column::new("Data", "string", ".data"), age()],
             core_rules,
         ),
         built_in::<core::ConfigMap>(
             kind("", "v1", "ConfigMap", "configmaps", &["cm"], true, false),
-            vec![Column::new("Data", "integer", ".data"), Column::age()],
+            vec![Column::new("Data", "string", ".data"), age()],
             core_rules,
         ),
         built_in::<core::ServiceAccount>(
             kind("", "v1", "ServiceAccount", "serviceaccounts", &["sa"], true, false),
-            vec![Column::new("Secrets", "integer", ".secrets"), Column::age()],
+            vec![Column::new("Secrets", "string", ".secrets"), age()],
             core_rules,
         ),
         built_in::<Lease>(
             kind("coordination.k8s.io", "v1", "Lease", "leases", &[], true, false),
-            vec![Column::new("Holder", "string", ".spec.holderIdentity"), Column::age()],
+            vec![Column::new("Holder", "string", ".spec.holderIdentity"), age()],
             Rules { create_on_update: true, unconditional_update: false, ..core_rules },
         ),
         built_in::<CustomResourceDefinition>(
             ResourceType {
                 categories: vec!["api-extensions".into()],
-                ..kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", &["crd", "crds"], false, true)
+                ..kind(
+                    "apiextensions.k8s.io",
+                    "v1",
+                    "CustomResourceDefinition",
+                    "customresourcedefinitions",
+                    &["crd", "crds"],
+                    false,
+                    true,
+                )
             },
             vec![Column::new("Created At", "date", ".metadata.creationTimestamp")],
             Rules { read_only: true, ..core_rules },
@@ -93,7 +101,20 @@ pub(crate) fn types() -> Vec<Served> {
     ]
 }
 
-fn kind(group: &str, version: &str, kind: &str, plural: &str, short_names: &[&str], namespaced: bool, status: bool) -> ResourceType {
+/// Built-in kinds call their ages text.
+fn age() -> Column {
+    Column::new("Age", "string", ".metadata.creationTimestamp")
+}
+
+fn kind(
+    group: &str,
+    version: &str,
+    kind: &str,
+    plural: &str,
+    short_names: &[&str],
+    namespaced: bool,
+    status: bool,
+) -> ResourceType {
     ResourceType {
         group: group.into(),
         versions: vec![version.into()],
@@ -112,7 +133,8 @@ fn kind(group: &str, version: &str, kind: &str, plural: &str, short_names: &[&st
 fn built_in<T: JsonSchema>(mut spec: ResourceType, columns: Vec<Column>, rules: Rules) -> Served {
     spec.schema = schema_of::<T>();
     spec.columns = columns;
-    let mut schema = Schema::compile(&spec.schema).expect("the schemas of built-in kinds compile: a test compiles them");
+    let mut schema =
+        Schema::compile(&spec.schema).expect("the schemas of built-in kinds compile: a test compiles them");
     schema.relax_required();
     Served::new(spec, schema, rules)
 }
@@ -164,10 +186,9 @@ fn structural(schema: &mut Value) {
 pub(crate) fn definition_of(t: &ResourceType, created: &str) -> Value {
     let digest: [u8; 32] = Sha256::digest(format!("{}.{}", t.plural, t.group)).into();
     let uid = uuid::Uuid::from_slice(&digest[..16]).expect("sixteen bytes are a uuid").to_string();
-    let condition = |kind: &str, reason: &str, message: &str| {
-        json!({"type": kind, "status": "True", "lastTransitionTime": created, "reason": reason, "message": message})
-    };
-    let mut names = json!({"plural": t.plural, "singular": t.singular, "kind": t.kind, "listKind": format!("{}List", t.kind)});
+    let condition = |kind: &str, reason: &str, message: &str| json!({"type": kind, "status": "True", "lastTransitionTime": created, "reason": reason, "message": message});
+    let mut names =
+        json!({"plural": t.plural, "singular": t.singular, "kind": t.kind, "listKind": format!("{}List", t.kind)});
     if !t.short_names.is_empty() {
         names["shortNames"] = json!(t.short_names);
     }

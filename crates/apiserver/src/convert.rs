@@ -42,7 +42,10 @@ pub(crate) fn stored_path(group: &str, path: &str) -> String {
 
 fn rename(object: &mut Value, other: impl Fn(&str) -> Option<&'static str>) {
     let Value::Object(map) = object else { return };
-    *map = std::mem::take(map).into_iter().map(|(name, value)| (other(&name).map_or(name, str::to_owned), value)).collect::<Map<_, _>>();
+    *map = std::mem::take(map)
+        .into_iter()
+        .map(|(name, value)| (other(&name).map_or(name, str::to_owned), value))
+        .collect::<Map<_, _>>();
 }
 
 #[cfg(test)]
@@ -55,7 +58,10 @@ mod tests {
         let core = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "X"}, "message": "m", "count": 2, "reason": "R", "reportingComponent": "c"});
         let mut event = core.clone();
         outbound(EVENTS_GROUP, &mut event);
-        assert_eq!(event, json!({"metadata": {"name": "e"}, "regarding": {"kind": "X"}, "note": "m", "deprecatedCount": 2, "reason": "R", "reportingController": "c"}));
+        assert_eq!(
+            event,
+            json!({"metadata": {"name": "e"}, "regarding": {"kind": "X"}, "note": "m", "deprecatedCount": 2, "reason": "R", "reportingController": "c"})
+        );
         inbound(EVENTS_GROUP, &mut event);
         assert_eq!(event, core);
         inbound("", &mut event);

@@ -34,7 +34,11 @@ impl Cause {
     }
 
     /// A value outside an enumeration.
-    pub fn not_supported<'a>(field: impl Into<String>, shown: &Value, allowed: impl IntoIterator<Item = &'a Value>) -> Self {
+    pub fn not_supported<'a>(
+        field: impl Into<String>,
+        shown: &Value,
+        allowed: impl IntoIterator<Item = &'a Value>,
+    ) -> Self {
         let list: Vec<String> = allowed.into_iter().map(show).collect();
         let message = format!("Unsupported value: {}: supported values: {}", show(shown), list.join(", "));
         Self::new(field, "FieldValueNotSupported", message)
@@ -88,18 +92,25 @@ pub(crate) struct ApiError {
     pub code: u16,
     pub reason: String,
     pub message: String,
-    pub about: Option<About>,
+    pub about: Option<Box<About>>,
     pub causes: Vec<Cause>,
     pub retry_after: Option<u32>,
 }
 
 impl ApiError {
     pub fn new(code: u16, reason: &str, message: impl Into<String>) -> Self {
-        Self { code, reason: reason.into(), message: message.into(), about: None, causes: Vec::new(), retry_after: None }
+        Self {
+            code,
+            reason: reason.into(),
+            message: message.into(),
+            about: None,
+            causes: Vec::new(),
+            retry_after: None,
+        }
     }
 
     fn about(mut self, about: About) -> Self {
-        self.about = Some(about);
+        self.about = Some(Box::new(about));
         self
     }
 
@@ -126,7 +137,10 @@ impl ApiError {
     }
 
     pub fn stale(about: About) -> Self {
-        Self::conflict(about, "the object has been modified; please apply your changes to the latest version and try again")
+        Self::conflict(
+            about,
+            "the object has been modified; please apply your changes to the latest version and try again",
+        )
     }
 
     pub fn forbidden(about: About, why: impl std::fmt::Display) -> Self {
@@ -151,7 +165,9 @@ impl ApiError {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
-        Self::new(422, "Invalid", format!("{} {:?} is invalid: {why}", about.qualified(), about.name)).about(about).with_causes(causes)
+        Self::new(422, "Invalid", format!("{} {:?} is invalid: {why}", about.qualified(), about.name))
+            .about(about)
+            .with_causes(causes)
     }
 
     pub fn bad_request(message: impl Into<String>) -> Self {
@@ -159,7 +175,8 @@ impl ApiError {
     }
 
     pub fn method_not_allowed() -> Self {
-        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource").about(About::default())
+        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+            .about(About::default())
     }
 
     pub fn expired(message: impl Into<String>) -> Self {
@@ -167,12 +184,17 @@ impl ApiError {
     }
 
     pub fn unsupported_media_type(accepted: &str) -> Self {
-        let message = format!("the body of the request was in an unknown format - accepted media types include: {accepted}");
+        let message =
+            format!("the body of the request was in an unknown format - accepted media types include: {accepted}");
         Self::new(415, "UnsupportedMediaType", message)
     }
 
     pub fn not_acceptable() -> Self {
-        Self::new(406, "NotAcceptable", "only the following media types are accepted: application/json, application/yaml")
+        Self::new(
+            406,
+            "NotAcceptable",
+            "only the following media types are accepted: application/json, application/yaml",
+        )
     }
 
     pub fn too_large(limit: usize) -> Self {
@@ -191,7 +213,9 @@ impl ApiError {
     pub fn status(&self) -> Value {
         let mut details = Map::new();
         if let Some(about) = &self.about {
-            for (key, value) in [("name", &about.name), ("group", &about.group), ("kind", &about.kind), ("uid", &about.uid)] {
+            for (key, value) in
+                [("name", &about.name), ("group", &about.group), ("kind", &about.kind), ("uid", &about.uid)]
+            {
                 if !value.is_empty() {
                     details.insert(key.into(), value.as_str().into());
                 }
@@ -214,8 +238,11 @@ impl ApiError {
         }
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason,
+            "message": self.message,
         });
+        if !self.reason.is_empty() {
+            status["reason"] = self.reason.as_str().into();
+        }
         if self.about.is_some() || !details.is_empty() {
             status["details"] = Value::Object(details);
         }
@@ -242,10 +269,19 @@ mod tests {
     #[test]
     fn wording_is_kubernetes_own() {
         let about = About::new("multihome.io", "Network", "x");
-        let one = ApiError::invalid(about.clone(), vec![Cause::invalid("spec.vlan.id", &json!(5000), "must be at most 4094")]);
-        assert_eq!(one.message, r#"Network.multihome.io "x" is invalid: spec.vlan.id: Invalid value: 5000: must be at most 4094"#);
+        let one = ApiError::invalid(
+            about.clone(),
+            vec![Cause::invalid("spec.vlan.id", &json!(5000), "must be at most 4094")],
+        );
+        assert_eq!(
+            one.message,
+            r#"Network.multihome.io "x" is invalid: spec.vlan.id: Invalid value: 5000: must be at most 4094"#
+        );
         let two = ApiError::invalid(about, vec![Cause::required("spec.type", ""), Cause::required("spec.a", "why")]);
-        assert_eq!(two.message, r#"Network.multihome.io "x" is invalid: [spec.type: Required value, spec.a: Required value: why]"#);
+        assert_eq!(
+            two.message,
+            r#"Network.multihome.io "x" is invalid: [spec.type: Required value, spec.a: Required value: why]"#
+        );
         let core = ApiError::not_found(About::new("", "namespaces", "n"));
         assert_eq!(core.message, r#"namespaces "n" not found"#);
         assert_eq!(core.status()["details"], json!({"name": "n", "kind": "namespaces"}));

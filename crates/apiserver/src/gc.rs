@@ -110,7 +110,9 @@ fn of_interest(registry: &Registry, change: &Change) -> Vec<Item> {
     }
     // an owner in foreground deletion waits only for dependents that still name it
     if let Some(old) = &change.old {
-        items.extend(old.owners.iter().filter(|uid| !object.owners.contains(uid)).map(|uid| Item::OrphansOf(uid.clone())));
+        items.extend(
+            old.owners.iter().filter(|uid| !object.owners.contains(uid)).map(|uid| Item::OrphansOf(uid.clone())),
+        );
     }
     items
 }
@@ -133,7 +135,13 @@ fn run(server: &Weak<Server>, receiver: &Receiver<Item>) {
         let moment = Instant::now();
         items.extend(retries.iter().filter(|(_, (at, _))| *at <= moment).map(|(item, _)| item.clone()));
         let look = Look { server: &server };
-        let begun: Vec<(Item, Vec<Answer>)> = items.into_iter().map(|item| { let answers = look.begin(&item); (item, answers) }).collect();
+        let begun: Vec<(Item, Vec<Answer>)> = items
+            .into_iter()
+            .map(|item| {
+                let answers = look.begin(&item);
+                (item, answers)
+            })
+            .collect();
         for (item, answers) in begun {
             let done = answers.into_iter().map(wait).fold(Ok(()), Result::and);
             let done = if let Item::Namespace(key) = &item { look.namespace(key) } else { done };
@@ -202,7 +210,11 @@ impl Look<'_> {
                 if meta::has_finalizer(&value, ORPHAN) {
                     return let_go(server, txn, ty, &object);
                 }
-                return if meta::has_finalizer(&value, FOREGROUND) { foreground(server, txn, ty, &object) } else { Ok(()) };
+                return if meta::has_finalizer(&value, FOREGROUND) {
+                    foreground(server, txn, ty, &object)
+                } else {
+                    Ok(())
+                };
             }
             if object.owners.is_empty() { Ok(()) } else { owned(server, txn, ty, &object) }
         })
@@ -285,7 +297,8 @@ fn owned(server: &Server, txn: &mut Txn, ty: TypeId, object: &Arc<Object>) -> Re
         if standings.iter().all(|s| *s == Owner::Solid) {
             return Ok(());
         }
-        let kept = references.into_iter().zip(&standings).filter(|(_, s)| **s == Owner::Solid).map(|(r, _)| r).collect();
+        let kept =
+            references.into_iter().zip(&standings).filter(|(_, s)| **s == Owner::Solid).map(|(r, _)| r).collect();
         set_references(&mut value, kept);
         return update(context(server, ty, &object.key), txn, object, value, Part::Main).map(drop);
     }
@@ -350,7 +363,8 @@ fn blocks(dependent: &Object, owner: &Object) -> bool {
 
 /// Two objects that own one another would wait for ever: the one that waits for its own owner does not block it.
 fn waits_for_itself(dependent: &Object, owner: &Object, txn: &Txn) -> bool {
-    meta::has_finalizer(&dependent.value(), FOREGROUND) && txn.dependents(&dependent.uid).iter().any(|(ty, key)| txn.get(*ty, key).is_some_and(|o| o.uid == owner.uid))
+    meta::has_finalizer(&dependent.value(), FOREGROUND)
+        && txn.dependents(&dependent.uid).iter().any(|(ty, key)| txn.get(*ty, key).is_some_and(|o| o.uid == owner.uid))
 }
 
 /// Lets a namespace go that nothing is left in; else writes on it what it waits for.
@@ -374,7 +388,13 @@ fn release(server: &Server, txn: &mut Txn, ty: TypeId, key: &Key, refused: Optio
     let ctx = context(server, ty, key);
     let mut value = typed(server, ty, &object);
     if remaining.is_empty() {
-        let left: Vec<Value> = value["spec"]["finalizers"].as_array().into_iter().flatten().filter(|f| **f != NAMESPACE_FINALIZER).cloned().collect();
+        let left: Vec<Value> = value["spec"]["finalizers"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|f| **f != NAMESPACE_FINALIZER)
+            .cloned()
+            .collect();
         value["spec"]["finalizers"] = left.into();
         return update(ctx, txn, &object, value, Part::Finalize).map(drop);
     }
@@ -383,7 +403,12 @@ fn release(server: &Server, txn: &mut Txn, ty: TypeId, key: &Key, refused: Optio
 }
 
 /// The conditions that Kubernetes sets on a namespace that is not empty yet.
-fn conditions(namespace: &Value, remaining: &[(String, usize)], finalizers: &BTreeMap<String, usize>, refused: Option<&ApiError>) -> Value {
+fn conditions(
+    namespace: &Value,
+    remaining: &[(String, usize)],
+    finalizers: &BTreeMap<String, usize>,
+    refused: Option<&ApiError>,
+) -> Value {
     let old = namespace["status"]["conditions"].as_array().cloned().unwrap_or_default();
     let condition = |kind: &str, (status, reason, message): (bool, &str, String)| {
         let status = if status { "True" } else { "False" };
@@ -394,17 +419,26 @@ fn conditions(namespace: &Value, remaining: &[(String, usize)], finalizers: &BTr
     let content: Vec<String> = remaining.iter().map(|(kind, n)| format!("{kind} has {n} resource instances")).collect();
     let held: Vec<String> = finalizers.iter().map(|(name, n)| format!("{name} in {n} resource instances")).collect();
     let failure = match refused {
-        Some(error) => (true, "ContentDeletionFailed", format!("Failed to delete all resource types: {}", error.message)),
+        Some(error) => {
+            (true, "ContentDeletionFailed", format!("Failed to delete all resource types: {}", error.message))
+        }
         None => (false, "ContentDeleted", "All content successfully deleted, may be waiting on finalization".into()),
     };
     let left = if held.is_empty() {
         (false, "ContentHasNoFinalizers", "All content-preserving finalizers finished".into())
     } else {
-        (true, "SomeFinalizersRemain", format!("Some content in the namespace has finalizers remaining: {}", held.join(", ")))
+        (
+            true,
+            "SomeFinalizersRemain",
+            format!("Some content in the namespace has finalizers remaining: {}", held.join(", ")),
+        )
     };
     json!([
         condition("NamespaceDeletionContentFailure", failure),
-        condition("NamespaceContentRemaining", (true, "SomeResourcesRemain", format!("Some resources are remaining: {}", content.join(", ")))),
+        condition(
+            "NamespaceContentRemaining",
+            (true, "SomeResourcesRemain", format!("Some resources are remaining: {}", content.join(", ")))
+        ),
         condition("NamespaceFinalizersRemaining", left),
     ])
 }
@@ -416,7 +450,12 @@ fn sweep_events(server: &Arc<Server>) {
     let old: Vec<Key> = {
         let state = server.store.read();
         let last_seen = |value: &Value| {
-            let times = [&value["series"]["lastObservedTime"], &value["lastTimestamp"], &value["eventTime"], &value["metadata"]["creationTimestamp"]];
+            let times = [
+                &value["series"]["lastObservedTime"],
+                &value["lastTimestamp"],
+                &value["eventTime"],
+                &value["metadata"]["creationTimestamp"],
+            ];
             times.into_iter().filter_map(Value::as_str).max().unwrap_or_default().to_owned()
         };
         state.range(ty, None, None).filter(|o| last_seen(&o.value()) < limit).map(|o| o.key.clone()).collect()

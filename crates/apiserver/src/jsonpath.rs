@@ -125,14 +125,19 @@ fn bracket(text: &str) -> Result<(Step, &str), &'static str> {
 fn filter(text: &str) -> Result<Step, &'static str> {
     let body = text.strip_prefix('@').ok_or("a filter must begin with @")?;
     let ops = [("==", Cmp::Eq), ("!=", Cmp::Ne), ("<=", Cmp::Le), (">=", Cmp::Ge), ("<", Cmp::Lt), (">", Cmp::Gt)];
-    let cut = ops.iter().filter_map(|(token, op)| body.find(token).map(|at| (at, *token, *op))).min_by_key(|(at, token, _)| (*at, 2 - token.len()));
+    let cut = ops
+        .iter()
+        .filter_map(|(token, op)| body.find(token).map(|at| (at, *token, *op)))
+        .min_by_key(|(at, token, _)| (*at, 2 - token.len()));
     let (path, op, value) = match cut {
         None => (body, Cmp::Exists, None),
         Some((at, token, op)) => {
             let literal = body[at + token.len()..].trim();
             let value = match unquote(literal) {
                 Some(text) => Value::String(text),
-                None => serde_json::from_str(literal).map_err(|_| "a filter compares with something that is not a value")?,
+                None => {
+                    serde_json::from_str(literal).map_err(|_| "a filter compares with something that is not a value")?
+                }
             };
             (&body[..at], op, Some(value))
         }

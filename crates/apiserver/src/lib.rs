@@ -25,8 +25,8 @@ mod server;
 mod store;
 
 pub use admission::{Admission, AdmissionRequest, AdmitAll, Denied, Operation, View};
-pub use error::Cause;
 pub use api::body::ResponseBody;
+pub use error::Cause;
 pub use jsonpath::PathError;
 pub use registry::RegistryError;
 pub use resource::{Column, CrdError, ResourceType};

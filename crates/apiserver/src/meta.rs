@@ -2,7 +2,7 @@
 //!
 //! Works on JSON; knows neither the store nor any kind.
 
-use crate::error::{About, ApiError, Cause};
+use crate::error::{ApiError, Cause};
 use serde_json::{Map, Value, json};
 
 /// What Kubernetes allows all annotations of one object to weigh together, in bytes.
@@ -96,10 +96,9 @@ pub(crate) fn normalize(object: &mut Value) -> Result<Vec<String>, String> {
     let mut meta = Object::new();
     let mut unknown = Vec::new();
     for (name, holds) in FIELDS {
-        if let Some(value) = given.shift_remove(*name) {
-            if let Some(value) = checked(name, *holds, value, &mut unknown)? {
-                meta.insert((*name).into(), value);
-            }
+        let value = given.shift_remove(*name).unwrap_or_default();
+        if let Some(value) = checked(name, *holds, value, &mut unknown)? {
+            meta.insert((*name).into(), value);
         }
     }
     unknown.extend(given.keys().filter(|k| !IGNORED.contains(&k.as_str())).map(|k| format!("metadata.{k}")));
@@ -112,7 +111,10 @@ fn checked(name: &str, holds: Holds, value: Value, unknown: &mut Vec<String>) ->
     Ok(match (holds, value) {
         (_, Value::Null) => None,
         (Holds::Text, Value::String(text)) => (!text.is_empty()).then_some(Value::String(text)),
-        (Holds::Time, Value::String(text)) => Some(time(&text).ok_or_else(|| format!("parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse it"))?),
+        (Holds::Time, Value::String(text)) => Some(
+            time(&text)
+                .ok_or_else(|| format!("parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse it"))?,
+        ),
         (Holds::Integer, Value::Number(n)) if n.is_i64() || n.is_u64() => Some(Value::Number(n)),
         (Holds::TextMap, Value::Object(mut map)) => {
             for value in map.values_mut() {
@@ -152,7 +154,9 @@ fn checked(name: &str, holds: Holds, value: Value, unknown: &mut Vec<String>) ->
 }
 
 fn owner(item: Value, at: usize, unknown: &mut Vec<String>) -> Result<Value, String> {
-    let Value::Object(mut given) = item else { return Err(mismatch("metadata.ownerReferences", &item, "v1.OwnerReference")) };
+    let Value::Object(mut given) = item else {
+        return Err(mismatch("metadata.ownerReferences", &item, "v1.OwnerReference"));
+    };
     let mut owner = Object::new();
     for name in ["apiVersion", "kind", "name", "uid"] {
         match given.shift_remove(name) {
@@ -302,9 +306,9 @@ pub(crate) fn validate(object: &Value, name_rule: fn(&str) -> Result<(), String>
             out.push(Cause::new("metadata.annotations", "FieldValueTooLong", message));
         }
     }
-    for (at, finalizer) in finalizers(object).enumerate() {
+    for finalizer in finalizers(object) {
         if let Err(why) = label_key(finalizer) {
-            out.push(Cause::invalid(format!("metadata.finalizers[{at}]"), &json!(finalizer), why));
+            out.push(Cause::invalid("metadata.finalizers", &json!(finalizer), why));
         }
     }
     if has_finalizer(object, FOREGROUND) && has_finalizer(object, ORPHAN) {
@@ -320,13 +324,20 @@ fn owners(meta: &Object, out: &mut Vec<Cause>) {
     for owner in meta.get("ownerReferences").and_then(Value::as_array).into_iter().flatten() {
         for (field, why) in [("apiVersion", "version"), ("kind", "kind"), ("name", "name"), ("uid", "uid")] {
             if owner[field].as_str().is_none_or(str::is_empty) {
-                out.push(Cause::invalid(format!("metadata.ownerReferences.{field}"), &json!(""), format!("{why} must not be empty")));
+                out.push(Cause::invalid(
+                    format!("metadata.ownerReferences.{field}"),
+                    &json!(""),
+                    format!("{why} must not be empty"),
+                ));
             }
         }
         if owner["controller"] == true {
             if let Some(first) = controller {
-                let (first, second) = (first["name"].as_str().unwrap_or_default(), owner["name"].as_str().unwrap_or_default());
-                let why = format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {second}");
+                let (first, second) =
+                    (first["name"].as_str().unwrap_or_default(), owner["name"].as_str().unwrap_or_default());
+                let why = format!(
+                    "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {second}"
+                );
                 out.push(Cause::invalid("metadata.ownerReferences", &meta["ownerReferences"], why));
             }
             controller = Some(owner);
@@ -341,8 +352,8 @@ pub(crate) fn update(old: &Value, new: &mut Value) -> Vec<Cause> {
     let old_meta = of(old);
     let meta = of_mut(new);
     for field in ["uid", "creationTimestamp", "generateName", "generation"] {
-        // generation is the server's alone; generateName only says where the name came from
-        if field == "generation" || !meta.contains_key(field) {
+        // generation and the time of creation are the server's alone
+        if matches!(field, "generation" | "creationTimestamp") || !meta.contains_key(field) {
             match old_meta.get(field) {
                 Some(value) => meta.insert(field.into(), value.clone()),
                 None => meta.shift_remove(field),
@@ -354,16 +365,23 @@ pub(crate) fn update(old: &Value, new: &mut Value) -> Vec<Cause> {
             meta.insert(field.into(), value.clone());
         }
     }
-    for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for field in ["name", "namespace", "uid", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         if meta.get(field) != old_meta.get(field) {
-            out.push(Cause::invalid(format!("metadata.{field}"), meta.get(field).unwrap_or(&Value::Null), "field is immutable"));
+            out.push(Cause::invalid(
+                format!("metadata.{field}"),
+                meta.get(field).unwrap_or(&Value::Null),
+                "field is immutable",
+            ));
         }
     }
     if is_terminating(old) {
         let added: Vec<&str> = finalizers(new).filter(|f| !has_finalizer(old, f)).collect();
         if !added.is_empty() {
             let list: Vec<String> = added.iter().map(|f| format!("{f:?}")).collect();
-            let why = format!("no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}", list.join(", "));
+            let why = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                list.join(", ")
+            );
             out.push(Cause::forbidden("metadata.finalizers", why));
         }
     }
@@ -391,11 +409,23 @@ pub(crate) fn identify(object: &mut Value, namespace: Option<&str>, name: Option
                 meta.insert("namespace".into(), namespace.into());
             }
             Some(given) if given == namespace => {}
-            Some(_) => return Err(ApiError::bad_request("the namespace of the provided object does not match the namespace sent on the request")),
+            Some(given) if name.is_some() => {
+                let why = format!(
+                    "the namespace of the object ({given}) does not match the namespace on the request ({namespace})"
+                );
+                return Err(ApiError::bad_request(why));
+            }
+            Some(_) => {
+                return Err(ApiError::bad_request(
+                    "the namespace of the provided object does not match the namespace sent on the request",
+                ));
+            }
         },
         None => {
             if meta.shift_remove("namespace").is_some() {
-                return Err(ApiError::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+                return Err(ApiError::bad_request(
+                    "the namespace of the provided object does not match the namespace sent on the request",
+                ));
             }
         }
     }
@@ -415,20 +445,18 @@ pub(crate) fn identify(object: &mut Value, namespace: Option<&str>, name: Option
     Ok(())
 }
 
-/// Checks a `metadata.uid` that an update carries against the stored one.
-pub(crate) fn same_uid(about: &About, old: &Value, new: &Value) -> Result<(), ApiError> {
-    let (wanted, found) = (text(new, "uid"), text(old, "uid"));
-    if wanted.is_empty() || wanted == found {
-        return Ok(());
-    }
-    Err(ApiError::conflict(about.clone(), format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}")))
-}
-
 /// `base` with five random characters, as Kubernetes generates names.
 pub(crate) fn generate_name(base: &str) -> String {
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut name: String = base.chars().take(58).collect();
-    name.extend(uuid::Uuid::new_v4().as_bytes().iter().rev().take(5).map(|b| char::from(ALPHABET[usize::from(*b) % ALPHABET.len()])));
+    name.extend(
+        uuid::Uuid::new_v4()
+            .as_bytes()
+            .iter()
+            .rev()
+            .take(5)
+            .map(|b| char::from(ALPHABET[usize::from(*b) % ALPHABET.len()])),
+    );
     name
 }
 
@@ -442,9 +470,15 @@ mod tests {
         let mut o = json!({"metadata": {"labels": {"a": "b"}, "name": "n", "bogus": 1, "managedFields": [], "finalizers": [],
             "creationTimestamp": "2020-01-01T01:00:00+01:00", "ownerReferences": [{"name": "o", "x": 1}]}});
         assert_eq!(normalize(&mut o).unwrap(), ["metadata.ownerReferences[0].x", "metadata.bogus"]);
-        assert_eq!(o["metadata"].to_string(), r#"{"name":"n","creationTimestamp":"2020-01-01T00:00:00Z","labels":{"a":"b"},"ownerReferences":[{"apiVersion":"","kind":"","name":"o","uid":""}]}"#);
+        assert_eq!(
+            o["metadata"].to_string(),
+            r#"{"name":"n","creationTimestamp":"2020-01-01T00:00:00Z","labels":{"a":"b"},"ownerReferences":[{"apiVersion":"","kind":"","name":"o","uid":""}]}"#
+        );
         let mut wrong = json!({"metadata": {"labels": {"a": 1}}});
-        assert_eq!(normalize(&mut wrong).unwrap_err(), "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string");
+        assert_eq!(
+            normalize(&mut wrong).unwrap_err(),
+            "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string"
+        );
     }
 
     #[test]
@@ -456,7 +490,12 @@ mod tests {
             assert!(dns_subdomain(bad).is_err(), "{bad}");
         }
         assert!(dns_label("a.b").is_err());
-        assert!(label_key("x.io/A_b").is_ok() && label_key("/a").is_err() && label_key("a/b/c").is_err() && label_key("x.io/").is_err());
+        assert!(
+            label_key("x.io/A_b").is_ok()
+                && label_key("/a").is_err()
+                && label_key("a/b/c").is_err()
+                && label_key("x.io/").is_err()
+        );
         assert!(label_value("").is_ok() && label_value("a b").is_err());
     }
 
@@ -465,7 +504,10 @@ mod tests {
         let old = json!({"metadata": {"name": "n", "uid": "u", "generation": 3, "creationTimestamp": "t", "deletionTimestamp": "d", "finalizers": ["a/b"]}});
         let mut new = json!({"metadata": {"name": "n", "generation": 9, "finalizers": ["a/b", "c/d"]}});
         let causes = update(&old, &mut new);
-        assert_eq!(causes[0].message, r#"Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{"c/d"}"#);
+        assert_eq!(
+            causes[0].message,
+            r#"Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{"c/d"}"#
+        );
         assert_eq!((new["metadata"]["uid"].as_str(), new["metadata"]["generation"].as_i64()), (Some("u"), Some(3)));
     }
 

@@ -57,7 +57,11 @@ pub(crate) struct Served {
 
 impl Served {
     pub fn new(spec: ResourceType, schema: Schema, rules: Rules) -> Self {
-        let paths = spec.columns.iter().map(|c| JsonPath::parse(&c.json_path).expect("the columns of built-in kinds parse: a test parses them")).collect();
+        let paths = spec
+            .columns
+            .iter()
+            .map(|c| JsonPath::parse(&c.json_path).expect("the columns of built-in kinds parse: a test parses them"))
+            .collect();
         Self { spec, schema, rules, paths, built_in: true }
     }
 
@@ -122,6 +126,9 @@ pub enum RegistryError {
     Nameless,
 }
 
+/// A group with its versions, preferred first, and the types of each.
+pub(crate) type Group<'a> = (String, Vec<(String, Vec<&'a Served>)>);
+
 /// All served types.
 #[derive(Debug)]
 pub(crate) struct Registry {
@@ -177,8 +184,16 @@ impl Registry {
 
     /// A type by its URL.
     pub fn lookup(&self, group: &str, version: &str, plural: &str) -> Option<Found> {
-        let id = if group == EVENTS_GROUP { self.find("", plural).filter(|_| plural == "events")? } else { self.find(group, plural)? };
-        self.get(id).spec.versions.iter().any(|v| v == version).then(|| Found { id, group: group.into(), version: version.into() })
+        let id = if group == EVENTS_GROUP {
+            self.find("", plural).filter(|_| plural == "events")?
+        } else {
+            self.find(group, plural)?
+        };
+        self.get(id).spec.versions.iter().any(|v| v == version).then(|| Found {
+            id,
+            group: group.into(),
+            version: version.into(),
+        })
     }
 
     /// A type by `apiVersion` and `kind`, as an owner reference names it.
@@ -189,8 +204,8 @@ impl Registry {
     }
 
     /// The groups besides the core one with their versions, preferred first, each with its types. Built-in groups come first.
-    pub fn groups(&self) -> Vec<(String, Vec<(String, Vec<&Served>)>)> {
-        let mut groups: Vec<(String, Vec<(String, Vec<&Served>)>)> = Vec::new();
+    pub fn groups(&self) -> Vec<Group<'_>> {
+        let mut groups: Vec<Group> = Vec::new();
         for served in &self.types {
             let mut names = vec![served.spec.group.as_str()];
             if served.is_core("Event") {

@@ -71,7 +71,12 @@ impl ResourceType {
         let versions = crd["spec"]["versions"].as_array().ok_or(CrdError::Field("spec.versions"))?;
         let served = |v: &&Value| v["served"].as_bool() == Some(true);
         let stored = |v: &&Value| v["storage"].as_bool() == Some(true);
-        let main = versions.iter().filter(served).find(stored).or_else(|| versions.iter().find(served)).ok_or(CrdError::NoVersion)?;
+        let main = versions
+            .iter()
+            .filter(served)
+            .find(stored)
+            .or_else(|| versions.iter().find(served))
+            .ok_or(CrdError::NoVersion)?;
         let name = |v: &Value| v["name"].as_str().map(str::to_owned).ok_or(CrdError::Field("spec.versions[].name"));
         let mut names = vec![name(main)?];
         for version in versions.iter().filter(served) {
@@ -81,7 +86,12 @@ impl ResourceType {
             }
         }
         let kind = text("spec.names.kind")?;
-        let mut columns: Vec<Column> = main["additionalPrinterColumns"].as_array().into_iter().flatten().map(Column::from_crd).collect::<Result<_, _>>()?;
+        let mut columns: Vec<Column> = main["additionalPrinterColumns"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(Column::from_crd)
+            .collect::<Result<_, _>>()?;
         if columns.is_empty() {
             columns.push(Column::age());
         }
@@ -96,7 +106,10 @@ impl ResourceType {
             categories: texts(&crd["spec"]["names"]["categories"]),
             namespaced: text("spec.scope")? == "Namespaced",
             status_subresource: main["subresources"]["status"].is_object(),
-            schema: main["schema"].get("openAPIV3Schema").cloned().ok_or(CrdError::Field("spec.versions[].schema.openAPIV3Schema"))?,
+            schema: main["schema"]
+                .get("openAPIV3Schema")
+                .cloned()
+                .ok_or(CrdError::Field("spec.versions[].schema.openAPIV3Schema"))?,
             columns,
         })
     }
@@ -121,7 +134,13 @@ impl Column {
 
     /// A column that is always shown and needs no description.
     pub fn new(name: &str, r#type: &str, json_path: &str) -> Self {
-        Self { name: name.into(), r#type: r#type.into(), json_path: json_path.into(), description: String::new(), priority: 0 }
+        Self {
+            name: name.into(),
+            r#type: r#type.into(),
+            json_path: json_path.into(),
+            description: String::new(),
+            priority: 0,
+        }
     }
 
     /// The same column, shown only with `-o wide`.
@@ -154,7 +173,10 @@ mod tests {
     #[test]
     fn reads_a_crd() {
         let t = ResourceType::from_crd(&crd()).unwrap();
-        assert_eq!((t.versions, t.singular.as_str(), t.namespaced, t.status_subresource), (vec!["v1".into(), "v1alpha1".into()], "thing", true, true));
+        assert_eq!(
+            (t.versions, t.singular.as_str(), t.namespaced, t.status_subresource),
+            (vec!["v1".into(), "v1alpha1".into()], "thing", true, true)
+        );
         assert_eq!(t.columns, vec![Column::age()]);
     }
 
@@ -165,6 +187,9 @@ mod tests {
         assert!(matches!(ResourceType::from_crd(&broken), Err(CrdError::NoVersion)));
         broken["spec"]["names"] = json!({});
         broken["spec"]["versions"] = crd()["spec"]["versions"].clone();
-        assert_eq!(ResourceType::from_crd(&broken).unwrap_err().to_string(), "CustomResourceDefinition: spec.names.kind is missing or of the wrong type");
+        assert_eq!(
+            ResourceType::from_crd(&broken).unwrap_err().to_string(),
+            "CustomResourceDefinition: spec.names.kind is missing or of the wrong type"
+        );
     }
 }

@@ -133,7 +133,9 @@ impl<'a> Parser<'a> {
 
     fn integer(&mut self) -> Result<i64, String> {
         let word = self.word();
-        word.parse().map_err(|_| format!("values[0]: Invalid value: {word:?}: for 'Gt', 'Lt' operators, the value must be an integer"))
+        word.parse().map_err(|_| {
+            format!("values[0]: Invalid value: {word:?}: for 'Gt', 'Lt' operators, the value must be an integer")
+        })
     }
 
     fn values(&mut self) -> Result<BTreeSet<String>, String> {
@@ -258,7 +260,23 @@ mod tests {
     #[test]
     fn labels() {
         let l = [("a", "b"), ("n", "5"), ("x.io/y", "")];
-        for yes in ["", "a=b", "a==b", "a!=c", "zz!=c", "a in (b, c)", "a notin (c)", "zz notin (c)", "a", "!zz", "n>4", "n<6", "x.io/y=", "a=b,n=5", " a = b , n "] {
+        for yes in [
+            "",
+            "a=b",
+            "a==b",
+            "a!=c",
+            "zz!=c",
+            "a in (b, c)",
+            "a notin (c)",
+            "zz notin (c)",
+            "a",
+            "!zz",
+            "n>4",
+            "n<6",
+            "x.io/y=",
+            "a=b,n=5",
+            " a = b , n ",
+        ] {
             assert!(hit(yes, &l), "{yes}");
         }
         for no in ["a=c", "a!=b", "a in (c)", "a notin (b)", "zz", "!a", "n>5", "a>1", "a=b,n=6"] {
@@ -272,7 +290,15 @@ mod tests {
     #[test]
     fn fields() {
         let o = json!({"metadata": {"name": "n"}, "spec": {"x": 1, "b": true}});
-        for yes in ["", "metadata.name=n", "metadata.name==n", "metadata.name!=m", "spec.x=1,spec.b=true", "spec.none=", "spec.none!=a"] {
+        for yes in [
+            "",
+            "metadata.name=n",
+            "metadata.name==n",
+            "metadata.name!=m",
+            "spec.x=1,spec.b=true",
+            "spec.none=",
+            "spec.none!=a",
+        ] {
             assert!(Fields::parse(yes).unwrap().matches(&o), "{yes}");
         }
         assert!(!Fields::parse("metadata.name=m").unwrap().matches(&o));

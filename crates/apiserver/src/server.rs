@@ -1,9 +1,9 @@
 //! The server's state, shared by every request, and its face as a `tower::Service`.
 
 use crate::admission::Admission;
+use crate::api::{self, body::ResponseBody, openapi};
 use crate::builtin::{self, OWN_NAMESPACES};
 use crate::gc;
-use crate::api::{self, body::ResponseBody, openapi};
 use crate::registry::{Registry, RegistryError};
 use crate::resource::ResourceType;
 use crate::rules::{self, Context};
@@ -67,7 +67,13 @@ impl ApiServer {
         let collector = gc::Collector::new();
         let store = Store::open(path, stored.collect(), collector.listener(registry.clone()))?;
         seed_definitions(&registry, &store);
-        let server = Arc::new(Server { registry, store, admission, closing: CancellationToken::new(), openapi: OnceLock::new() });
+        let server = Arc::new(Server {
+            registry,
+            store,
+            admission,
+            closing: CancellationToken::new(),
+            openapi: OnceLock::new(),
+        });
         prepare(&server).map_err(Error::Prepare)?;
         collector.start(&server).map_err(|e| Error::Prepare(e.to_string()))?;
         Ok(Self { inner: server })
@@ -99,7 +105,13 @@ fn prepare(server: &Arc<Server>) -> Result<(), String> {
         }
         let registry = server.registry.clone();
         let answer = server.store.write(move |txn| {
-            let ctx = Context { registry: &registry, admission: &crate::admission::AdmitAll, id, namespace: None, dry_run: false };
+            let ctx = Context {
+                registry: &registry,
+                admission: &crate::admission::AdmitAll,
+                id,
+                namespace: None,
+                dry_run: false,
+            };
             rules::create::create(ctx, txn, json!({"metadata": {"name": name}})).map(Outcome::Keep)
         });
         futures::executor::block_on(answer).map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;

@@ -66,7 +66,16 @@ impl<'a> Entry<'a> {
     }
 
     fn review(plural: &'a str, kind: &'a str) -> Self {
-        Self { plural, singular: "", kind, short_names: &[], categories: &[], namespaced: false, verbs: &["create"], subresources: Vec::new() }
+        Self {
+            plural,
+            singular: "",
+            kind,
+            short_names: &[],
+            categories: &[],
+            namespaced: false,
+            verbs: &["create"],
+            subresources: Vec::new(),
+        }
     }
 
     fn legacy(&self, out: &mut Vec<Value>) {
@@ -96,7 +105,11 @@ impl<'a> Entry<'a> {
             entry["categories"] = json!(self.categories);
         }
         if !self.subresources.is_empty() {
-            entry["subresources"] = self.subresources.iter().map(|(name, verbs)| json!({"subresource": name, "responseKind": kind, "verbs": verbs})).collect();
+            entry["subresources"] = self
+                .subresources
+                .iter()
+                .map(|(name, verbs)| json!({"subresource": name, "responseKind": kind, "verbs": verbs}))
+                .collect();
         }
         entry
     }
@@ -109,7 +122,9 @@ fn all_groups(registry: &Registry) -> Vec<(String, Versions<'_>)> {
     let mut groups: Vec<(String, Versions)> = registry
         .groups()
         .into_iter()
-        .map(|(group, versions)| (group, versions.into_iter().map(|(v, types)| (v, types.into_iter().map(Entry::of).collect())).collect()))
+        .map(|(group, versions)| {
+            (group, versions.into_iter().map(|(v, types)| (v, types.into_iter().map(Entry::of).collect())).collect())
+        })
         .collect();
     for (group, version, plural, kind) in REVIEWS {
         groups.push(((*group).into(), vec![((*version).into(), vec![Entry::review(plural, kind)])]));
@@ -141,7 +156,8 @@ pub(crate) fn groups(registry: &Registry, aggregated: Option<&'static str>) -> R
 }
 
 fn legacy_group(group: &str, versions: &Versions) -> Value {
-    let list: Vec<Value> = versions.iter().map(|(v, _)| json!({"groupVersion": format!("{group}/{v}"), "version": v})).collect();
+    let list: Vec<Value> =
+        versions.iter().map(|(v, _)| json!({"groupVersion": format!("{group}/{v}"), "version": v})).collect();
     json!({"name": group, "versions": list, "preferredVersion": list.first()})
 }
 
@@ -165,7 +181,10 @@ pub(crate) fn resources(registry: &Registry, group: &str, version: &str) -> Resu
     let mut list = Vec::new();
     entries.ok_or_else(ApiError::no_such_path)?.iter().for_each(|e| e.legacy(&mut list));
     let gv = crate::registry::api_version(group, version);
-    Ok(Reply::value(200, &json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": gv, "resources": list})))
+    Ok(Reply::value(
+        200,
+        &json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": gv, "resources": list}),
+    ))
 }
 
 fn aggregated_group(group: &str, versions: &[(String, Vec<Entry>)]) -> Value {
@@ -176,7 +195,11 @@ fn aggregated_group(group: &str, versions: &[(String, Vec<Entry>)]) -> Value {
             json!({"version": version, "resources": resources, "freshness": "Current"})
         })
         .collect();
-    let metadata = if group.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": group, "creationTimestamp": null}) };
+    let metadata = if group.is_empty() {
+        json!({"creationTimestamp": null})
+    } else {
+        json!({"name": group, "creationTimestamp": null})
+    };
     json!({"metadata": metadata, "versions": versions})
 }
 

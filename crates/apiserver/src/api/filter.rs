@@ -17,10 +17,12 @@ pub(crate) struct Filter {
 impl Filter {
     pub fn parse(served: &Served, found: &Found, query: &Query) -> Result<Self, ApiError> {
         let labels = Labels::parse(query.get("labelSelector").unwrap_or_default()).map_err(ApiError::bad_request)?;
-        let mut fields = Fields::parse(query.get("fieldSelector").unwrap_or_default()).map_err(ApiError::bad_request)?;
+        let mut fields =
+            Fields::parse(query.get("fieldSelector").unwrap_or_default()).map_err(ApiError::bad_request)?;
         for term in &mut fields.0 {
             let stored = convert::stored_path(&found.group, &term.path);
-            let known = matches!(stored.as_str(), "metadata.name" | "metadata.namespace") || (!stored.starts_with("metadata.") && served.schema.has_path(&stored));
+            let known = matches!(stored.as_str(), "metadata.name" | "metadata.namespace")
+                || (!stored.starts_with("metadata.") && served.schema.has_path(&stored));
             if !known {
                 return Err(ApiError::bad_request(format!("field label not supported: {}", term.path)));
             }
@@ -36,7 +38,11 @@ impl Filter {
 
     /// Adds the demand that the object has this name.
     pub fn named(mut self, name: &str) -> Self {
-        self.fields.0.push(crate::selector::FieldTerm { path: "metadata.name".into(), equal: true, value: name.into() });
+        self.fields.0.push(crate::selector::FieldTerm {
+            path: "metadata.name".into(),
+            equal: true,
+            value: name.into(),
+        });
         self
     }
 
@@ -45,7 +51,9 @@ impl Filter {
             return false;
         }
         if self.fields.only_identity() {
-            return self.fields.matches_with(|path| if path == "metadata.name" { object.key.name.to_string() } else { object.key.namespace.to_string() });
+            return self.fields.matches_with(|path| {
+                if path == "metadata.name" { object.key.name.to_string() } else { object.key.namespace.to_string() }
+            });
         }
         self.fields.matches(&object.value())
     }

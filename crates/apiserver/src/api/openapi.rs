@@ -31,7 +31,9 @@ pub(crate) fn index(server: &Server) -> Reply {
     let paths: Map<String, Value> = documents(server)
         .v3
         .iter()
-        .map(|(path, (_, hash))| (path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")})))
+        .map(|(path, (_, hash))| {
+            (path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}))
+        })
         .collect();
     Reply::value(200, &json!({"paths": paths}))
 }
@@ -50,7 +52,10 @@ pub(crate) fn v2(server: &Server, accept: &str) -> Result<Reply, ApiError> {
 
 /// Clients that take nothing but protobuf must be told so, or they misread JSON.
 fn takes_json(accept: &str) -> Result<(), ApiError> {
-    let fine = |part: &str| ["application/json", "application/*", "*/*", "text/plain"].contains(&part.split(';').next().unwrap_or_default().trim());
+    let fine = |part: &str| {
+        ["application/json", "application/*", "*/*", "text/plain"]
+            .contains(&part.split(';').next().unwrap_or_default().trim())
+    };
     if accept.trim().is_empty() || accept.split(',').any(fine) { Ok(()) } else { Err(ApiError::not_acceptable()) }
 }
 
@@ -65,9 +70,12 @@ impl Documents {
                 v2.add(served, &group, &version, "#/definitions/");
             }
             let path = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
-            v3.insert(path, finish(&json!({
-                "openapi": "3.0.0", "info": info(), "paths": parts.paths, "components": {"schemas": parts.schemas},
-            })));
+            v3.insert(
+                path,
+                finish(&json!({
+                    "openapi": "3.0.0", "info": info(), "paths": parts.paths, "components": {"schemas": parts.schemas},
+                })),
+            );
         }
         v2.schemas.values_mut().for_each(simplify);
         let paths: Map<String, Value> = v2.paths.into_iter().map(|(path, item)| (path, swagger_path(item))).collect();
@@ -136,11 +144,22 @@ impl Parts {
         let spec = &served.spec;
         let gv = api_version(group, version);
         let root = if group.is_empty() { format!("/api/{gv}") } else { format!("/apis/{gv}") };
-        let base = if spec.namespaced { format!("{root}/namespaces/{{namespace}}/{}", spec.plural) } else { format!("{root}/{}", spec.plural) };
+        let base = if spec.namespaced {
+            format!("{root}/namespaces/{{namespace}}/{}", spec.plural)
+        } else {
+            format!("{root}/{}", spec.plural)
+        };
         let mut path_parameters = Vec::new();
         if spec.namespaced {
-            path_parameters.push(parameter("namespace", "path", "object name and auth scope, such as for teams and projects"));
-            self.paths.insert(format!("{root}/{}", spec.plural), json!({"get": operation("list", kind, schema, LIST_PARAMETERS)}));
+            path_parameters.push(parameter(
+                "namespace",
+                "path",
+                "object name and auth scope, such as for teams and projects",
+            ));
+            self.paths.insert(
+                format!("{root}/{}", spec.plural),
+                json!({"get": operation("list", kind, schema, LIST_PARAMETERS)}),
+            );
         }
         let writable = !served.rules.read_only;
         let mut collection = json!({"get": operation("list", kind, schema, LIST_PARAMETERS)});
@@ -175,7 +194,10 @@ type Parameters = &'static [(&'static str, &'static str)];
 const WRITE_PARAMETERS: Parameters = &[
     ("dryRun", "When present, indicates that modifications should not be persisted. Valid values are: All."),
     ("fieldManager", "fieldManager is a name associated with the actor or entity that is making these changes."),
-    ("fieldValidation", "fieldValidation instructs the server on how to handle objects in the request containing unknown or duplicate fields. Valid values are: Ignore, Warn, Strict."),
+    (
+        "fieldValidation",
+        "fieldValidation instructs the server on how to handle objects in the request containing unknown or duplicate fields. Valid values are: Ignore, Warn, Strict.",
+    ),
 ];
 const DELETE_PARAMETERS: Parameters = &[
     ("dryRun", "When present, indicates that modifications should not be persisted. Valid values are: All."),
@@ -209,10 +231,12 @@ fn operation(action: &str, kind: &Value, schema: &str, parameters: Parameters) -
     });
     match action {
         "post" | "put" => operation["requestBody"] = json!({"content": content, "required": true}),
-        "patch" => operation["requestBody"] = json!({"content": {
+        "patch" => {
+            operation["requestBody"] = json!({"content": {
             "application/json-patch+json": {"schema": {"type": "array", "items": {"type": "object"}}},
             "application/merge-patch+json": {"schema": {"type": "object"}},
-        }, "required": true}),
+        }, "required": true})
+        }
         _ => {}
     }
     operation
@@ -240,8 +264,14 @@ fn complete(schema: &mut Value, refs: &str) {
     }
     let mut properties = Map::new();
     for (name, text) in [
-        ("apiVersion", "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources"),
-        ("kind", "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"),
+        (
+            "apiVersion",
+            "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+        ),
+        (
+            "kind",
+            "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+        ),
     ] {
         properties.insert(name.into(), json!({"description": text, "type": "string"}));
     }
@@ -287,7 +317,8 @@ fn simplify(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
             for keyword in ["oneOf", "anyOf", "not", "nullable"] {
-                if !map.get(keyword).is_some_and(|v| v.get("type").is_some()) {
+                // a property may bear such a name; it then has a type
+                if map.get(keyword).is_none_or(|v| v.get("type").is_none()) {
                     map.shift_remove(keyword);
                 }
             }
@@ -316,7 +347,8 @@ fn swagger_path(mut item: Value) -> Value {
         if let Some(map) = part.as_object_mut() {
             map.shift_remove("requestBody");
         }
-        part["responses"] = json!({"200": {"description": "OK", "schema": schema}, "401": {"description": "Unauthorized"}});
+        part["responses"] =
+            json!({"200": {"description": "OK", "schema": schema}, "401": {"description": "Unauthorized"}});
         flatten(&mut part["parameters"]);
         if matches!(name.as_str(), "post" | "put" | "patch") {
             let body = json!({"name": "body", "in": "body", "required": true, "schema": if name == "patch" { json!({"type": "object"}) } else { schema }});

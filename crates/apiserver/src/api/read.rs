@@ -29,7 +29,9 @@ impl Continue {
 
     fn decode(token: &str) -> Result<Self, ApiError> {
         let bytes = URL_SAFE_NO_PAD.decode(token).ok();
-        bytes.and_then(|b| serde_json::from_slice(&b).ok()).ok_or_else(|| ApiError::bad_request("continue key is not valid: the token was not given out by this server"))
+        bytes.and_then(|b| serde_json::from_slice(&b).ok()).ok_or_else(|| {
+            ApiError::bad_request("continue key is not valid: the token was not given out by this server")
+        })
     }
 }
 
@@ -64,13 +66,18 @@ fn select(request: &Request, filter: &Filter) -> Result<(ListMeta, Vec<Arc<Objec
         None if exactly => demanded,
         None => state.version,
     };
-    let undo = if moment == state.version { BTreeMap::new() } else { state.undo(ty, moment).map_err(|_| gone(token.is_some(), moment, state.floor(ty)))? };
+    let undo = if moment == state.version {
+        BTreeMap::new()
+    } else {
+        state.undo(ty, moment).map_err(|_| gone(token.is_some(), moment, state.floor(ty)))?
+    };
     let after = token.as_ref().map(|t| Key::new(&t.ns, &t.name));
     let mut rest = state.range_at(ty, namespace, after.as_ref(), &undo).filter(|o| filter.matches(o));
     let objects: Vec<Arc<Object>> = rest.by_ref().take(limit.unwrap_or(usize::MAX)).cloned().collect();
     let mut meta = ListMeta { version: moment, ..ListMeta::default() };
     if let (Some(_), Some(last), Some(_)) = (limit, objects.last(), rest.next()) {
-        meta.next = Some(Continue { rv: moment, ns: last.key.namespace.to_string(), name: last.key.name.to_string() }.encode());
+        meta.next =
+            Some(Continue { rv: moment, ns: last.key.namespace.to_string(), name: last.key.name.to_string() }.encode());
         // with a selector Kubernetes does not count either
         meta.remaining = filter.is_empty().then(|| rest.count() + 1);
     }
@@ -79,7 +86,8 @@ fn select(request: &Request, filter: &Filter) -> Result<(ListMeta, Vec<Arc<Objec
 
 /// Whether a list must show exactly the demanded version.
 fn matching(request: &Request, wanted: Option<&str>, continued: bool) -> Result<bool, ApiError> {
-    let refuse = |cause: Cause| Err(ApiError::invalid(crate::error::About::new("meta.k8s.io", "ListOptions", ""), vec![cause]));
+    let refuse =
+        |cause: Cause| Err(ApiError::invalid(crate::error::About::new("meta.k8s.io", "ListOptions", ""), vec![cause]));
     let Some(rule) = request.query.get("resourceVersionMatch") else {
         if continued && wanted.is_some_and(|w| w != "0") {
             return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
@@ -87,11 +95,20 @@ fn matching(request: &Request, wanted: Option<&str>, continued: bool) -> Result<
         return Ok(false);
     };
     if continued {
-        return refuse(Cause::forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided"));
+        return refuse(Cause::forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden when continue is provided",
+        ));
     }
     match (rule, wanted) {
-        (_, None) => refuse(Cause::forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden unless resourceVersion is provided")),
-        ("Exact", Some("0")) => refuse(Cause::forbidden("resourceVersionMatch", "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")),
+        (_, None) => refuse(Cause::forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden unless resourceVersion is provided",
+        )),
+        ("Exact", Some("0")) => refuse(Cause::forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+        )),
         ("Exact", Some(_)) => Ok(true),
         ("NotOlderThan", Some(_)) => Ok(false),
         (other, Some(_)) => {
@@ -112,12 +129,15 @@ pub(crate) fn version(text: &str) -> Result<u64, ApiError> {
 fn too_new(demanded: u64, current: u64) -> ApiError {
     let message = format!("Too large resource version: {demanded}, current: {current}");
     let cause = Cause::new("", "ResourceVersionTooLarge", "Too large resource version");
-    ApiError { retry_after: Some(1), ..ApiError::new(504, "Timeout", format!("Timeout: {message}")) }.with_causes(vec![cause])
+    ApiError { retry_after: Some(1), ..ApiError::new(504, "Timeout", format!("Timeout: {message}")) }
+        .with_causes(vec![cause])
 }
 
 fn gone(continued: bool, moment: u64, floor: u64) -> ApiError {
     if continued {
-        return ApiError::expired("The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter.");
+        return ApiError::expired(
+            "The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter.",
+        );
     }
     too_old(moment, floor)
 }

@@ -38,12 +38,17 @@ pub(crate) struct ListMeta {
 
 impl ListMeta {
     fn value(&self) -> Value {
+        self.value_with(None)
+    }
+
+    /// `empty` stands for an absent continue token: custom kinds' lists say that there is none.
+    fn value_with(&self, empty: Option<&str>) -> Value {
         let mut meta = Map::new();
         if self.version > 0 {
             meta.insert("resourceVersion".into(), self.version.to_string().into());
         }
-        if let Some(next) = &self.next {
-            meta.insert("continue".into(), next.as_str().into());
+        if let Some(next) = self.next.as_deref().or(empty) {
+            meta.insert("continue".into(), next.into());
         }
         if let Some(remaining) = self.remaining {
             meta.insert("remainingItemCount".into(), remaining.into());
@@ -58,7 +63,11 @@ impl Render {
             None | Some("Metadata") => Include::Metadata,
             Some("None") => Include::None,
             Some("Object") => Include::Object,
-            Some(other) => return Err(ApiError::bad_request(format!("includeObject: Invalid value: {other:?}: must be 'Metadata', 'Object', 'None', or empty"))),
+            Some(other) => {
+                return Err(ApiError::bad_request(format!(
+                    "includeObject: Invalid value: {other:?}: must be 'Metadata', 'Object', 'None', or empty"
+                )));
+            }
         };
         let api_version = api_version(&found.group, &found.version);
         let prefix = prefix(&api_version, &registry.get(found.id).spec.kind);
@@ -74,6 +83,21 @@ impl Render {
         let mut value = object.typed_value(&self.api_version, &self.served().spec.kind);
         convert::outbound(&self.found.group, &mut value);
         value
+    }
+
+    /// Items of lists of built-in kinds come without `apiVersion` and `kind`, as from Kubernetes' typed lists.
+    fn write_item(&self, object: &Object, out: &mut Vec<u8>) {
+        match self.shape {
+            Shape::Plain if self.served().built_in => {
+                if !convert::needed(&self.found.group) {
+                    return out.extend_from_slice(&object.body);
+                }
+                let mut value = object.value();
+                convert::outbound(&self.found.group, &mut value);
+                write_json(&value, out);
+            }
+            _ => self.write_one(object, false, out),
+        }
     }
 
     fn write_plain(&self, object: &Object, out: &mut Vec<u8>) {
@@ -100,9 +124,12 @@ impl Render {
 
     /// A list of objects.
     pub fn list(&self, meta: &ListMeta, objects: &[Arc<Object>]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(objects.iter().map(|o| o.body.len() + self.prefix.len() + 1).sum::<usize>() + 256);
+        let mut out =
+            Vec::with_capacity(objects.iter().map(|o| o.body.len() + self.prefix.len() + 1).sum::<usize>() + 256);
         match self.shape {
-            Shape::Table => write_json(&self.table(meta, objects.iter().map(|o| self.row(o)).collect(), true), &mut out),
+            Shape::Table => {
+                write_json(&self.table(meta, objects.iter().map(|o| self.row(o)).collect(), true), &mut out)
+            }
             shape => {
                 let (api_version, kind) = match shape {
                     Shape::Metadata => ("meta.k8s.io/v1", "PartialObjectMetadataList".to_owned()),
@@ -110,13 +137,14 @@ impl Render {
                 };
                 out.extend_from_slice(&prefix(api_version, &kind));
                 out.extend_from_slice(b"\"metadata\":");
-                write_json(&meta.value(), &mut out);
+                let empty = (shape == Shape::Plain && !self.served().built_in).then_some("");
+                write_json(&meta.value_with(empty), &mut out);
                 out.extend_from_slice(b",\"items\":[");
                 for (at, object) in objects.iter().enumerate() {
                     if at > 0 {
                         out.push(b',');
                     }
-                    self.write_one(object, false, &mut out);
+                    self.write_item(object, &mut out);
                 }
                 out.extend_from_slice(b"]}");
             }
@@ -141,7 +169,9 @@ impl Render {
         }
         let object = match self.shape {
             Shape::Plain => json!({"kind": self.served().spec.kind, "apiVersion": self.api_version, "metadata": meta}),
-            Shape::Metadata => json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta}),
+            Shape::Metadata => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta})
+            }
             Shape::Table => self.table(&ListMeta { version, ..ListMeta::default() }, Vec::new(), false),
         };
         write_json(&json!({"type": "BOOKMARK", "object": object}), out);
@@ -159,7 +189,9 @@ impl Render {
         let cells = table::cells(self.served(), &value, chrono::Utc::now());
         let carried = match self.include {
             Include::None => return json!({"cells": cells}),
-            Include::Metadata => json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta::of(&value)}),
+            Include::Metadata => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta::of(&value)})
+            }
             Include::Object => self.value(object),
         };
         json!({"cells": cells, "object": carried})

@@ -27,7 +27,13 @@ enum Body {
 
 impl Reply {
     pub fn json(status: u16, body: impl Into<Bytes>) -> Self {
-        Self { status, content_type: "application/json", body: Body::Whole(body.into()), warnings: Vec::new(), etag: None }
+        Self {
+            status,
+            content_type: "application/json",
+            body: Body::Whole(body.into()),
+            warnings: Vec::new(),
+            etag: None,
+        }
     }
 
     pub fn value(status: u16, value: &Value) -> Self {
@@ -66,7 +72,9 @@ impl Reply {
         let Body::Whole(bytes) = &self.body else { return self };
         let yaml = serde_json::from_slice::<Value>(bytes).ok().and_then(|v| serde_saphyr::to_string(&v).ok());
         match yaml {
-            Some(yaml) if self.content_type == "application/json" => Self { body: Body::Whole(yaml.into()), content_type: "application/yaml", ..self },
+            Some(yaml) if self.content_type == "application/json" => {
+                Self { body: Body::Whole(yaml.into()), content_type: "application/yaml", ..self }
+            }
             _ => self,
         }
     }
@@ -76,7 +84,8 @@ impl Reply {
             Body::Whole(bytes) => Full::new(bytes).boxed_unsync(),
             Body::Stream(stream) => stream,
         });
-        *response.status_mut() = http::StatusCode::from_u16(self.status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+        *response.status_mut() =
+            http::StatusCode::from_u16(self.status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));

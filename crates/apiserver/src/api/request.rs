@@ -32,7 +32,8 @@ pub(crate) struct ResourcePath {
 
 impl Target {
     pub fn parse(path: &str) -> Option<Self> {
-        let decoded = path.trim_matches('/').split('/').map(|s| percent_decode(s, false)).collect::<Option<Vec<_>>>()?;
+        let decoded =
+            path.trim_matches('/').split('/').map(|s| percent_decode(s, false)).collect::<Option<Vec<_>>>()?;
         let parts: Vec<&str> = decoded.iter().map(String::as_str).collect();
         Some(match parts.as_slice() {
             [""] => Self::Root,
@@ -70,7 +71,13 @@ fn resource(group: &str, version: &str, rest: &[&str]) -> Option<ResourcePath> {
     if plural.is_empty() || name.is_some_and(str::is_empty) {
         return None;
     }
-    Some(ResourcePath { namespace, plural: plural.into(), name: name.map(Into::into), subresource: subresource.map(Into::into), ..base })
+    Some(ResourcePath {
+        namespace,
+        plural: plural.into(),
+        name: name.map(Into::into),
+        subresource: subresource.map(Into::into),
+        ..base
+    })
 }
 
 /// Decodes `%41`, and `+` as a space in queries. None where it is not UTF-8 or cut short.
@@ -109,7 +116,10 @@ impl Query {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             Some((percent_decode(key, true)?, percent_decode(value, true)?))
         });
-        pairs.collect::<Option<Vec<_>>>().map(Self).ok_or_else(|| ApiError::bad_request("the query of the request is malformed"))
+        pairs
+            .collect::<Option<Vec<_>>>()
+            .map(Self)
+            .ok_or_else(|| ApiError::bad_request("the query of the request is malformed"))
     }
 
     pub fn get(&self, key: &str) -> Option<&str> {
@@ -118,11 +128,16 @@ impl Query {
 
     pub fn flag(&self, key: &str) -> bool {
         // Kubernetes: present is true, unless it says otherwise
-        self.0.iter().find(|(k, _)| k == key).is_some_and(|(_, v)| !matches!(v.to_ascii_lowercase().as_str(), "false" | "0"))
+        self.0
+            .iter()
+            .find(|(k, _)| k == key)
+            .is_some_and(|(_, v)| !matches!(v.to_ascii_lowercase().as_str(), "false" | "0"))
     }
 
     pub fn number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, ApiError> {
-        self.get(key).map(|v| v.parse().map_err(|_| ApiError::bad_request(format!("{key}: {v:?} is not a number")))).transpose()
+        self.get(key)
+            .map(|v| v.parse().map_err(|_| ApiError::bad_request(format!("{key}: {v:?} is not a number"))))
+            .transpose()
     }
 
     pub fn dry_run(&self) -> Result<bool, ApiError> {
@@ -143,7 +158,11 @@ impl Query {
             Some("Ignore") => Ok(FieldValidation::Ignore),
             Some("Strict") => Ok(FieldValidation::Strict),
             Some(other) => {
-                let cause = Cause::not_supported("fieldValidation", &json!(other), &[json!("Ignore"), json!("Strict"), json!("Warn")]);
+                let cause = Cause::not_supported(
+                    "fieldValidation",
+                    &json!(other),
+                    &[json!("Ignore"), json!("Strict"), json!("Warn")],
+                );
                 Err(ApiError::invalid(About::new("meta.k8s.io", "CreateOptions", ""), vec![cause]))
             }
         }
@@ -196,7 +215,9 @@ impl Accept {
             match (kind, group, version) {
                 ("", ..) => {}
                 ("Table", "meta.k8s.io", "v1") => accept.shape = Shape::Table,
-                ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1") => accept.shape = Shape::Metadata,
+                ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1") => {
+                    accept.shape = Shape::Metadata
+                }
                 ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => accept.aggregated = Some("v2"),
                 ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2beta1") => accept.aggregated = Some("v2beta1"),
                 _ => return None,
@@ -225,9 +246,15 @@ mod tests {
         assert_eq!(Target::parse("/openapi/v3/apis/a/v1"), Some(Target::OpenApiV3("apis/a/v1".into())));
         assert_eq!(Target::parse("/nonsense"), None);
         let r = path("/apis/g.io/v1/namespaces/ns/widgets/w%2D1/status");
-        assert_eq!((r.group.as_str(), r.namespace.as_deref(), r.name.as_deref(), r.subresource.as_deref()), ("g.io", Some("ns"), Some("w-1"), Some("status")));
+        assert_eq!(
+            (r.group.as_str(), r.namespace.as_deref(), r.name.as_deref(), r.subresource.as_deref()),
+            ("g.io", Some("ns"), Some("w-1"), Some("status"))
+        );
         let ns = path("/api/v1/namespaces/x/finalize");
-        assert_eq!((ns.plural.as_str(), ns.name.as_deref(), ns.subresource.as_deref()), ("namespaces", Some("x"), Some("finalize")));
+        assert_eq!(
+            (ns.plural.as_str(), ns.name.as_deref(), ns.subresource.as_deref()),
+            ("namespaces", Some("x"), Some("finalize"))
+        );
         let ns = path("/api/v1/namespaces/x");
         assert_eq!((ns.namespace, ns.name.as_deref()), (None, Some("x")));
         let list = path("/api/v1/namespaces/x/events");
@@ -238,7 +265,10 @@ mod tests {
     #[test]
     fn queries() {
         let q = Query::parse("labelSelector=a%3Db%2Cc&watch&limit=5&allow=false&dryRun=All").unwrap();
-        assert_eq!((q.get("labelSelector"), q.flag("watch"), q.flag("allow"), q.dry_run().unwrap()), (Some("a=b,c"), true, false, true));
+        assert_eq!(
+            (q.get("labelSelector"), q.flag("watch"), q.flag("allow"), q.dry_run().unwrap()),
+            (Some("a=b,c"), true, false, true)
+        );
         assert_eq!(q.number::<u32>("limit").unwrap(), Some(5));
         assert_eq!(Query::parse("dryRun=Some").unwrap().dry_run().unwrap_err().code, 422);
         assert!(Query::parse("a=%zz").is_err());

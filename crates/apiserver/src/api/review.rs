@@ -27,7 +27,8 @@ pub(crate) fn answer(path: &ResourcePath, content_type: &str, bytes: &[u8]) -> R
     let kind = kind_of(path).ok_or_else(ApiError::no_such_path)?;
     let mut review = json!({"apiVersion": format!("{}/{}", path.group, path.version), "kind": kind, "metadata": {"creationTimestamp": Value::Null}});
     if kind == "SelfSubjectReview" {
-        review["status"] = json!({"userInfo": {"username": "multihome:admin", "groups": ["system:masters", "system:authenticated"]}});
+        review["status"] =
+            json!({"userInfo": {"username": "multihome:admin", "groups": ["system:masters", "system:authenticated"]}});
     } else {
         review["spec"] = asked["spec"].clone();
         review["status"] = json!({"allowed": true, "reason": "holders of the server's credential may do everything"});

@@ -32,7 +32,9 @@ pub(crate) fn cells(served: &Served, object: &Value, now: DateTime<Utc>) -> Vec<
     let name = leading_name(served).then(|| Value::from(meta::text(object, "name")));
     let columns = served.spec.columns.iter().zip(&served.paths);
     let cells = columns.map(|(column, path)| {
-        if let Some(cell) = served.built_in.then(|| built_in_cell(&served.spec.kind, &column.name, object, now)).flatten() {
+        if let Some(cell) =
+            served.built_in.then(|| built_in_cell(&served.spec.kind, &column.name, object, now)).flatten()
+        {
             return cell;
         }
         cell(&column.r#type, &path.find(object), now)
@@ -45,11 +47,25 @@ fn cell(kind: &str, found: &[&Value], now: DateTime<Utc>) -> Value {
     match kind {
         "date" => first.as_str().map_or(Value::Null, |t| age(t, now).into()),
         "integer" => match first {
-            Value::Number(n) => n.as_i64().map(Value::from).or_else(|| n.as_f64().map(|f| json!(f.trunc()))).unwrap_or(Value::Null),
+            Value::Number(n) => {
+                n.as_i64().map(Value::from).or_else(|| n.as_f64().map(|f| json!(f.trunc()))).unwrap_or(Value::Null)
+            }
             _ => Value::Null,
         },
-        "number" => if first.is_number() { (*first).clone() } else { Value::Null },
-        "boolean" => if first.is_boolean() { (*first).clone() } else { Value::Null },
+        "number" => {
+            if first.is_number() {
+                (*first).clone()
+            } else {
+                Value::Null
+            }
+        }
+        "boolean" => {
+            if first.is_boolean() {
+                (*first).clone()
+            } else {
+                Value::Null
+            }
+        }
         _ => {
             let texts: Vec<String> = found.iter().map(|v| plain(v)).collect();
             texts.join(" ").into()
@@ -83,9 +99,15 @@ fn built_in_cell(kind: &str, column: &str, object: &Value, now: DateTime<Utc>) -
             let value = match column {
                 "OS-Image" => object["status"]["nodeInfo"]["osImage"].as_str(),
                 "Kernel-Version" => object["status"]["nodeInfo"]["kernelVersion"].as_str(),
-                _ => object["status"]["addresses"].as_array().and_then(|a| a.iter().find(|a| a["type"] == "InternalIP")).and_then(|a| a["address"].as_str()),
+                _ => object["status"]["addresses"]
+                    .as_array()
+                    .and_then(|a| a.iter().find(|a| a["type"] == "InternalIP"))
+                    .and_then(|a| a["address"].as_str()),
             };
-            value.filter(|v| !v.is_empty()).unwrap_or(if column == "Internal-IP" { "<none>" } else { "<unknown>" }).into()
+            value
+                .filter(|v| !v.is_empty())
+                .unwrap_or(if column == "Internal-IP" { "<none>" } else { "<unknown>" })
+                .into()
         }
         ("Event", column) => event_cell(column, object, now),
         _ => return None,
@@ -107,11 +129,15 @@ fn node_status(node: &Value) -> String {
 
 fn node_roles(node: &Value) -> String {
     let labels = meta::of(node).get("labels").and_then(Value::as_object);
-    let mut roles: Vec<&str> = labels.into_iter().flatten().filter_map(|(k, v)| match k.strip_prefix("node-role.kubernetes.io/") {
-        Some(role) if !role.is_empty() => Some(role),
-        _ if k == "kubernetes.io/role" => v.as_str(),
-        _ => None,
-    }).collect();
+    let mut roles: Vec<&str> = labels
+        .into_iter()
+        .flatten()
+        .filter_map(|(k, v)| match k.strip_prefix("node-role.kubernetes.io/") {
+            Some(role) if !role.is_empty() => Some(role),
+            _ if k == "kubernetes.io/role" => v.as_str(),
+            _ => None,
+        })
+        .collect();
     roles.sort_unstable();
     if roles.is_empty() { "<none>".into() } else { roles.join(",") }
 }
@@ -125,7 +151,11 @@ fn event_cell(column: &str, event: &Value, now: DateTime<Utc>) -> Value {
             let since = |t: &str| age(t, now);
             let last = event["lastTimestamp"].as_str();
             match (series["count"].as_i64(), event["count"].as_i64()) {
-                (Some(n), _) => format!("{} (x{n} over {})", since(series["lastObservedTime"].as_str().unwrap_or_default()), since(first)),
+                (Some(n), _) => format!(
+                    "{} (x{n} over {})",
+                    since(series["lastObservedTime"].as_str().unwrap_or_default()),
+                    since(first)
+                ),
                 (None, Some(n)) if n > 1 => format!("{} (x{n} over {})", since(last.unwrap_or(first)), since(first)),
                 _ => since(last.unwrap_or(first)),
             }
@@ -137,12 +167,22 @@ fn event_cell(column: &str, event: &Value, now: DateTime<Utc>) -> Value {
         "Object" => {
             let object = &event["involvedObject"];
             let kind = text(&object["kind"]).to_lowercase();
-            if text(&object["name"]).is_empty() { kind.into() } else { format!("{kind}/{}", text(&object["name"])).into() }
+            if text(&object["name"]).is_empty() {
+                kind.into()
+            } else {
+                format!("{kind}/{}", text(&object["name"])).into()
+            }
         }
         "Subobject" => text(&event["involvedObject"]["fieldPath"]).into(),
         "Source" => {
-            let component = [&event["source"]["component"], &event["reportingComponent"]].into_iter().find_map(|v| v.as_str().filter(|t| !t.is_empty())).unwrap_or_default();
-            let host = [&event["source"]["host"], &event["reportingInstance"]].into_iter().find_map(|v| v.as_str().filter(|t| !t.is_empty())).unwrap_or_default();
+            let component = [&event["source"]["component"], &event["reportingComponent"]]
+                .into_iter()
+                .find_map(|v| v.as_str().filter(|t| !t.is_empty()))
+                .unwrap_or_default();
+            let host = [&event["source"]["host"], &event["reportingInstance"]]
+                .into_iter()
+                .find_map(|v| v.as_str().filter(|t| !t.is_empty()))
+                .unwrap_or_default();
             if host.is_empty() { component.into() } else { format!("{component}, {host}").into() }
         }
         "Message" => text(&event["message"]).trim().into(),
@@ -161,7 +201,9 @@ fn age(time: &str, now: DateTime<Utc>) -> String {
 
 fn human(seconds: i64) -> String {
     let (minutes, hours) = (seconds / 60, seconds / 3600);
-    let two = |a: i64, unit: &str, b: i64, small: &str| if b == 0 { format!("{a}{unit}") } else { format!("{a}{unit}{b}{small}") };
+    let two = |a: i64, unit: &str, b: i64, small: &str| {
+        if b == 0 { format!("{a}{unit}") } else { format!("{a}{unit}{b}{small}") }
+    };
     match () {
         () if seconds < -1 => "<invalid>".into(),
         () if seconds < 0 => "0s".into(),
@@ -183,7 +225,21 @@ mod tests {
 
     #[test]
     fn ages_are_kubectls() {
-        let cases = [(-5, "<invalid>"), (-1, "0s"), (0, "0s"), (119, "119s"), (120, "2m"), (185, "3m5s"), (700, "11m"), (3 * 3600 + 60, "3h1m"), (9 * 3600, "9h"), (50 * 3600, "2d2h"), (10 * 86400, "10d"), (800 * 86400, "2y70d"), (3000 * 86400, "8y")];
+        let cases = [
+            (-5, "<invalid>"),
+            (-1, "0s"),
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (185, "3m5s"),
+            (700, "11m"),
+            (3 * 3600 + 60, "3h1m"),
+            (9 * 3600, "9h"),
+            (50 * 3600, "2d2h"),
+            (10 * 86400, "10d"),
+            (800 * 86400, "2y70d"),
+            (3000 * 86400, "8y"),
+        ];
         for (seconds, text) in cases {
             assert_eq!(human(seconds), text, "{seconds}");
         }
@@ -196,7 +252,10 @@ mod tests {
         let now = "2020-01-01T00:01:00Z".parse().unwrap();
         let node = json!({"metadata": {"name": "n", "creationTimestamp": "2020-01-01T00:00:00Z", "labels": {"node-role.kubernetes.io/gateway": ""}},
             "spec": {"unschedulable": true}, "status": {"conditions": [{"type": "Ready", "status": "True"}], "nodeInfo": {"kubeletVersion": "v1"}}});
-        assert_eq!(cells(of("Node"), &node, now)[..5], ["n", "Ready,SchedulingDisabled", "gateway", "60s", "v1"].map(Value::from));
+        assert_eq!(
+            cells(of("Node"), &node, now)[..5],
+            ["n", "Ready,SchedulingDisabled", "gateway", "60s", "v1"].map(Value::from)
+        );
         let event = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Network", "name": "x"}, "eventTime": "2020-01-01T00:00:30Z", "reason": "R", "type": "Normal", "message": "m"});
         let row = cells(of("Event"), &event, now);
         assert_eq!((&row[0], &row[3], &row[6]), (&json!("30s"), &json!("network/x"), &json!("m")));

@@ -89,15 +89,26 @@ fn initial_events(request: &Request) -> Result<Option<bool>, ApiError> {
     let refuse = |cause: Cause| Err(ApiError::invalid(About::new("meta.k8s.io", "ListOptions", ""), vec![cause]));
     match (said, rule) {
         (None, None) => Ok(None),
-        (None, Some(_)) => refuse(Cause::forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")),
-        (Some(_), None) => refuse(Cause::forbidden("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")),
+        (None, Some(_)) => refuse(Cause::forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        )),
+        (Some(_), None) => refuse(Cause::forbidden(
+            "resourceVersionMatch",
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        )),
         (Some(said), Some("NotOlderThan")) => {
             if said && !query.flag("allowWatchBookmarks") {
-                return refuse(Cause::forbidden("allowWatchBookmarks", "sendInitialEvents requires allowWatchBookmarks"));
+                return refuse(Cause::forbidden(
+                    "allowWatchBookmarks",
+                    "sendInitialEvents requires allowWatchBookmarks",
+                ));
             }
             Ok(Some(said))
         }
-        (Some(_), Some(other)) => refuse(Cause::not_supported("resourceVersionMatch", &json!(other), &[json!("NotOlderThan")])),
+        (Some(_), Some(other)) => {
+            refuse(Cause::not_supported("resourceVersionMatch", &json!(other), &[json!("NotOlderThan")]))
+        }
     }
 }
 
@@ -158,7 +169,9 @@ impl Watcher {
                     let mut weight = 0;
                     let mut cut = None;
                     let mut taken = Vec::new();
-                    for change in changes.filter(|c| self.namespace.as_deref().is_none_or(|n| *c.new.key.namespace == *n)) {
+                    for change in
+                        changes.filter(|c| self.namespace.as_deref().is_none_or(|n| *c.new.key.namespace == *n))
+                    {
                         weight += change.new.body.len();
                         taken.push(change.clone());
                         if weight > CHUNK {
@@ -211,9 +224,21 @@ mod tests {
 
     #[test]
     fn leaving_a_selection_is_a_deletion() {
-        let object = |version, label: &str| Arc::new(Object::new(Key::new("", "n"), version, &mut json!({"metadata": {"name": "n", "labels": {"a": label}}})));
+        let object = |version, label: &str| {
+            Arc::new(Object::new(
+                Key::new("", "n"),
+                version,
+                &mut json!({"metadata": {"name": "n", "labels": {"a": label}}}),
+            ))
+        };
         let filter = Filter { labels: Labels::parse("a=1").unwrap(), ..Filter::default() };
-        let change = |old: Option<&str>, new: &str, deleted| Change { ty: 0, version: 9, deleted, new: object(9, new), old: old.map(|l| object(8, l)) };
+        let change = |old: Option<&str>, new: &str, deleted| Change {
+            ty: 0,
+            version: 9,
+            deleted,
+            new: object(9, new),
+            old: old.map(|l| object(8, l)),
+        };
         let kind = |c: Change| event(&filter, &c).map(|(kind, o)| (kind, o.version));
         assert_eq!(kind(change(None, "1", false)), Some(("ADDED", 9)));
         assert_eq!(kind(change(Some("1"), "1", false)), Some(("MODIFIED", 9)));

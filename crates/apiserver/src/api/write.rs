@@ -7,7 +7,7 @@ use super::render::ListMeta;
 use super::reply::Reply;
 use super::request::FieldValidation;
 use crate::convert;
-use crate::error::{ApiError, Cause, success};
+use crate::error::{About, ApiError, Cause, success};
 use crate::meta;
 use crate::patch::{self, PatchKind};
 use crate::registry::{Found, Registry, api_version};
@@ -90,10 +90,14 @@ impl Job {
                 }
                 given if given == wanted => {}
                 given if field == "kind" => {
-                    return Err(ApiError::bad_request(format!("the object provided is unrecognized (must be of type {kind}): it is of kind {given:?}")));
+                    let name = meta::text(object, "name");
+                    let cause = Cause::invalid("kind", &given.into(), format!("must be {kind}"));
+                    return Err(ApiError::invalid(About::new(&served.spec.group, given, name), vec![cause]));
                 }
                 given => {
-                    let why = format!("the API version in the data ({given}) does not match the expected API version ({expected})");
+                    let why = format!(
+                        "the API version in the data ({given}) does not match the expected API version ({expected})"
+                    );
                     return Err(ApiError::bad_request(why));
                 }
             }
@@ -143,7 +147,13 @@ pub(crate) async fn create(request: Request, content_type: &str, bytes: Bytes) -
     Ok(request.one(201, &made).warn(warnings))
 }
 
-pub(crate) async fn replace(request: Request, name: String, part: Part, content_type: &str, bytes: Bytes) -> Result<Reply, ApiError> {
+pub(crate) async fn replace(
+    request: Request,
+    name: String,
+    part: Part,
+    content_type: &str,
+    bytes: Bytes,
+) -> Result<Reply, ApiError> {
     refuse_read_only(&request)?;
     let job = Job::new(&request)?;
     let Decoded { value: mut object, duplicates } = body::decode(content_type, &bytes)?;
@@ -153,8 +163,13 @@ pub(crate) async fn replace(request: Request, name: String, part: Part, content_
         .run(move |job, txn| {
             let ctx = job.context();
             match txn.get(ctx.id, &ctx.key(&name)) {
-                Some(old) => rules::update::update(ctx, txn, &old, object, part).map(Made::Changed),
-                None if ctx.served().rules.create_on_update && part == Part::Main => rules::create::create(ctx, txn, object).map(Made::New),
+                Some(old) => {
+                    rules::update::same_uid(ctx, &old, &object)?;
+                    rules::update::update(ctx, txn, &old, object, part).map(Made::Changed)
+                }
+                None if ctx.served().rules.create_on_update && part == Part::Main => {
+                    rules::create::create(ctx, txn, object).map(Made::New)
+                }
                 None => Err(ApiError::not_found(ctx.about(&name))),
             }
         })
@@ -166,16 +181,24 @@ pub(crate) async fn replace(request: Request, name: String, part: Part, content_
     .warn(warnings))
 }
 
-pub(crate) async fn patch(request: Request, name: String, part: Part, content_type: &str, bytes: Bytes) -> Result<Reply, ApiError> {
+pub(crate) async fn patch(
+    request: Request,
+    name: String,
+    part: Part,
+    content_type: &str,
+    bytes: Bytes,
+) -> Result<Reply, ApiError> {
     refuse_read_only(&request)?;
     let kind = PatchKind::parse(content_type, request.render.served().rules.strategic_patch)?;
     let job = Job::new(&request)?;
-    let patch = body::json(&bytes).map_err(|e| ApiError::bad_request(format!("error decoding patch: {}", e.message)))?;
+    let patch =
+        body::json(&bytes).map_err(|e| ApiError::bad_request(format!("error decoding patch: {}", e.message)))?;
     let (object, warnings) = job
         .run(move |job, txn| {
             let ctx = job.context();
             let old = txn.get(ctx.id, &ctx.key(&name)).ok_or_else(|| ApiError::not_found(ctx.about(&name)))?;
-            let mut before = old.typed_value(&api_version(&job.found.group, &job.found.version), &ctx.served().spec.kind);
+            let mut before =
+                old.typed_value(&api_version(&job.found.group, &job.found.version), &ctx.served().spec.kind);
             convert::outbound(&job.found.group, &mut before);
             let mut after = patch::apply(kind, &patch.value, &before)?;
             let unknown = job.shape(&mut after, Some(&name))?;
@@ -206,7 +229,7 @@ fn options(request: &Request, content_type: &str, bytes: &Bytes) -> Result<(Opti
             Value::Array(items) if items.iter().all(|i| i == "All") => dry_run |= !items.is_empty(),
             other => {
                 let cause = Cause::not_supported("dryRun", other, &["All".into()]);
-                return Err(ApiError::invalid(crate::error::About::new("meta.k8s.io", "DeleteOptions", ""), vec![cause]));
+                return Err(ApiError::invalid(About::new("meta.k8s.io", "DeleteOptions", ""), vec![cause]));
             }
         }
     }
@@ -219,7 +242,12 @@ fn options(request: &Request, content_type: &str, bytes: &Bytes) -> Result<(Opti
     Ok((options, dry_run, accepted))
 }
 
-pub(crate) async fn delete(request: Request, name: String, content_type: &str, bytes: Bytes) -> Result<Reply, ApiError> {
+pub(crate) async fn delete(
+    request: Request,
+    name: String,
+    content_type: &str,
+    bytes: Bytes,
+) -> Result<Reply, ApiError> {
     refuse_read_only(&request)?;
     let (options, dry_run, accepted) = options(&request, content_type, &bytes)?;
     let mut job = Job::new(&request)?;

@@ -47,9 +47,13 @@ pub(crate) fn apply(kind: PatchKind, patch: &Value, object: &Value) -> Result<Va
             merge(&mut result, patch);
         }
         PatchKind::Json => {
-            let patch: json_patch::Patch = serde_json::from_value(patch.clone()).map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
+            let patch: json_patch::Patch = serde_json::from_value(patch.clone())
+                .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
             if patch.0.len() > MAX_OPERATIONS {
-                let why = format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}", patch.0.len());
+                let why = format!(
+                    "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+                    patch.0.len()
+                );
                 return Err(ApiError::new(413, "RequestEntityTooLarge", why));
             }
             // Kubernetes' own sentence; what exactly failed is a cause of it
@@ -110,15 +114,24 @@ mod tests {
         assert_eq!((failed.code, failed.reason.as_str()), (422, "Invalid"));
         let garbled = apply(PatchKind::Json, &json!([{"op": "nonsense"}]), &target).unwrap_err();
         assert_eq!((garbled.code, garbled.reason.as_str()), (400, "BadRequest"));
-        assert_eq!(apply(PatchKind::Json, &json!([{"op": "add", "path": "/b", "value": 2}]), &target).unwrap(), json!({"a": 1, "b": 2}));
+        assert_eq!(
+            apply(PatchKind::Json, &json!([{"op": "add", "path": "/b", "value": 2}]), &target).unwrap(),
+            json!({"a": 1, "b": 2})
+        );
     }
 
     fn value() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), any::<i32>().prop_map(Value::from), "[a-c]{0,3}".prop_map(Value::from)];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i32>().prop_map(Value::from),
+            "[a-c]{0,3}".prop_map(Value::from)
+        ];
         leaf.prop_recursive(3, 24, 4, |inner| {
             prop_oneof![
                 proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-                proptest::collection::btree_map("[a-d]", inner, 0..4).prop_map(|m| Value::Object(m.into_iter().collect())),
+                proptest::collection::btree_map("[a-d]", inner, 0..4)
+                    .prop_map(|m| Value::Object(m.into_iter().collect())),
             ]
         })
     }

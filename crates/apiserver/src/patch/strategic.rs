@@ -22,7 +22,9 @@ pub(crate) fn strategy(field: &str) -> Option<Option<&'static str>> {
 
 /// Applies `patch` to `target`.
 pub(crate) fn apply(target: &mut Value, patch: &Value) -> Result<(), String> {
-    let Value::Object(patch) = patch else { return Err("cannot restore struct from: a patch that is not an object".into()) };
+    let Value::Object(patch) = patch else {
+        return Err("cannot restore struct from: a patch that is not an object".into());
+    };
     if !target.is_object() {
         *target = Value::Object(Map::new());
     }
@@ -57,10 +59,10 @@ fn map(target: &mut Map<String, Value>, patch: &Map<String, Value>) -> Result<()
         }
     }
     for (name, order) in patch {
-        if let (Some(list), Some(order)) = (name.strip_prefix("$setElementOrder/"), order.as_array()) {
-            if let Some(Value::Array(items)) = target.get_mut(list) {
-                sort(items, order, strategy(list).flatten());
-            }
+        if let (Some(list), Some(order)) = (name.strip_prefix("$setElementOrder/"), order.as_array())
+            && let Some(Value::Array(items)) = target.get_mut(list)
+        {
+            sort(items, order, strategy(list).flatten());
         }
     }
     Ok(())
@@ -120,7 +122,9 @@ fn list(items: &mut Vec<Value>, patch: &[Value], key: Option<&str>) -> Result<()
         return Ok(());
     }
     for value in patch {
-        let Value::Object(change) = value else { return Err(format!("an item of a list that merges by {key} is not an object")) };
+        let Value::Object(change) = value else {
+            return Err(format!("an item of a list that merges by {key} is not an object"));
+        };
         let id = change.get(key).ok_or_else(|| format!("map: {value} does not contain declared merge key: {key}"))?;
         let at = items.iter().position(|item| item.get(key) == Some(id));
         match (directive(value).as_deref(), at) {
@@ -174,23 +178,38 @@ mod tests {
     #[test]
     fn lists_with_keys_merge() {
         let node = json!({"status": {"conditions": [{"type": "Ready", "status": "False", "reason": "x"}, {"type": "Disk", "status": "True"}]}});
-        let got = patched(node, json!({"status": {"conditions": [{"type": "Ready", "status": "True"}, {"type": "New", "status": "True"}, {"$patch": "delete", "type": "Disk"}]}}));
-        assert_eq!(got["status"]["conditions"], json!([{"type": "Ready", "status": "True", "reason": "x"}, {"type": "New", "status": "True"}]));
+        let got = patched(
+            node,
+            json!({"status": {"conditions": [{"type": "Ready", "status": "True"}, {"type": "New", "status": "True"}, {"$patch": "delete", "type": "Disk"}]}}),
+        );
+        assert_eq!(
+            got["status"]["conditions"],
+            json!([{"type": "Ready", "status": "True", "reason": "x"}, {"type": "New", "status": "True"}])
+        );
     }
 
     #[test]
     fn finalizers_are_a_set() {
         let got = patched(json!({"metadata": {"finalizers": ["a"]}}), json!({"metadata": {"finalizers": ["a", "b"]}}));
         assert_eq!(got["metadata"]["finalizers"], json!(["a", "b"]));
-        let got = patched(got, json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"], "$setElementOrder/finalizers": ["b"]}}));
+        let got = patched(
+            got,
+            json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"], "$setElementOrder/finalizers": ["b"]}}),
+        );
         assert_eq!(got["metadata"]["finalizers"], json!(["b"]));
     }
 
     #[test]
     fn directives() {
-        assert_eq!(patched(json!({"a": {"x": 1}}), json!({"a": {"$patch": "replace", "y": 2}})), json!({"a": {"y": 2}}));
+        assert_eq!(
+            patched(json!({"a": {"x": 1}}), json!({"a": {"$patch": "replace", "y": 2}})),
+            json!({"a": {"y": 2}})
+        );
         assert_eq!(patched(json!({"a": {"x": 1}}), json!({"a": {"$patch": "delete"}})), json!({}));
-        assert_eq!(patched(json!({"a": {"x": 1, "y": 2}}), json!({"a": {"$retainKeys": ["y"], "y": 3}})), json!({"a": {"y": 3}}));
+        assert_eq!(
+            patched(json!({"a": {"x": 1, "y": 2}}), json!({"a": {"$retainKeys": ["y"], "y": 3}})),
+            json!({"a": {"y": 3}})
+        );
         assert_eq!(patched(json!({"a": [1, 2]}), json!({"a": [3]})), json!({"a": [3]}));
         assert_eq!(patched(json!({"a": 1}), json!({"a": null, "b": {"c": 1}})), json!({"b": {"c": 1}}));
         let ordered = json!({"conditions": [{"type": "a"}, {"type": "b"}, {"type": "c"}]});

@@ -78,7 +78,11 @@ fn namespace_takes(ctx: Context, txn: &Txn, name: &str) -> Result<(), ApiError> 
     let Some(found) = txn.get(namespaces, &Key::new("", namespace)) else { return Err(ApiError::not_found(about)) };
     if found.terminating {
         let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
-        let cause = Cause::new("metadata.namespace", "NamespaceTerminating", format!("namespace {namespace} is being terminated"));
+        let cause = Cause::new(
+            "metadata.namespace",
+            "NamespaceTerminating",
+            format!("namespace {namespace} is being terminated"),
+        );
         return Err(ApiError::forbidden(ctx.about(name), why).with_causes(vec![cause]));
     }
     Ok(())

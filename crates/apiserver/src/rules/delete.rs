@@ -47,7 +47,11 @@ impl Options {
                 return Err(invalid(Cause::invalid("propagationPolicy", &body["propagationPolicy"], why)));
             }
         };
-        Ok(Self { propagation, uid: text(&body["preconditions"]["uid"]), resource_version: text(&body["preconditions"]["resourceVersion"]) })
+        Ok(Self {
+            propagation,
+            uid: text(&body["preconditions"]["uid"]),
+            resource_version: text(&body["preconditions"]["resourceVersion"]),
+        })
     }
 }
 
@@ -113,13 +117,18 @@ pub(crate) fn delete(ctx: Context, txn: &mut Txn, old: &Arc<Object>, options: &O
 }
 
 fn preconditions(ctx: Context, old: &Object, options: &Options) -> Result<(), ApiError> {
-    let conflict = |why: String| Err(ApiError::conflict(ctx.about(&old.key.name), why));
+    let conflict = |why: String| Err(ApiError::conflict(ctx.about_kind(&old.key.name), why));
     if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != &*old.uid) {
-        return conflict(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.uid));
+        return conflict(format!(
+            "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",
+            old.uid
+        ));
     }
     let current = old.version.to_string();
     if let Some(version) = options.resource_version.as_ref().filter(|v| **v != current) {
-        return conflict(format!("Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {current}"));
+        return conflict(format!(
+            "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({current}). The object might have been modified"
+        ));
     }
     Ok(())
 }

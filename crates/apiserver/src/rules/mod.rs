@@ -46,22 +46,50 @@ impl<'a> Context<'a> {
         About::new(&self.served().spec.group, &self.served().spec.kind, name)
     }
 
-    fn request<'r>(&self, operation: Operation, name: &'r str, old: Option<&'r Value>, new: Option<&'r Value>) -> AdmissionRequest<'r>
+    fn request<'r>(
+        &self,
+        operation: Operation,
+        name: &'r str,
+        old: Option<&'r Value>,
+        new: Option<&'r Value>,
+    ) -> AdmissionRequest<'r>
     where
         'a: 'r,
     {
-        AdmissionRequest { operation, resource: &self.served().spec, namespace: self.namespace, name, old, new, dry_run: self.dry_run }
+        AdmissionRequest {
+            operation,
+            resource: &self.served().spec,
+            namespace: self.namespace,
+            name,
+            old,
+            new,
+            dry_run: self.dry_run,
+        }
     }
 
     /// Lets admission fill in an object.
-    pub fn admit_defaults(&self, txn: &Txn, operation: Operation, name: &str, old: Option<&Value>, object: &mut Value) -> Result<(), ApiError> {
+    pub fn admit_defaults(
+        &self,
+        txn: &Txn,
+        operation: Operation,
+        name: &str,
+        old: Option<&Value>,
+        object: &mut Value,
+    ) -> Result<(), ApiError> {
         let view = TxnView { registry: self.registry, txn };
         let request = self.request(operation, name, old, None);
         self.admission.default(&request, object, &view).map_err(|denied| denied.into_error(&self.served().spec, name))
     }
 
     /// Lets admission refuse a write.
-    pub fn admit(&self, txn: &Txn, operation: Operation, name: &str, old: Option<&Value>, new: Option<&Value>) -> Result<(), ApiError> {
+    pub fn admit(
+        &self,
+        txn: &Txn,
+        operation: Operation,
+        name: &str,
+        old: Option<&Value>,
+        new: Option<&Value>,
+    ) -> Result<(), ApiError> {
         let view = TxnView { registry: self.registry, txn };
         let request = self.request(operation, name, old, new);
         self.admission.validate(&request, &view).map_err(|denied| denied.into_error(&self.served().spec, name))
@@ -98,8 +126,15 @@ fn causes(served: &Served, object: &Value) -> Vec<Cause> {
 /// Everything but metadata, and but the status where that is written apart, is the same.
 fn same_wish(served: &Served, a: &Value, b: &Value) -> bool {
     let wish = |v: &Value| -> Vec<(String, Value)> {
-        let ignored = |k: &str| matches!(k, "metadata" | "apiVersion" | "kind") || (k == "status" && served.has_status());
-        let mut members: Vec<_> = v.as_object().into_iter().flatten().filter(|(k, _)| !ignored(k)).map(|(k, v)| (k.clone(), v.clone())).collect();
+        let ignored =
+            |k: &str| matches!(k, "metadata" | "apiVersion" | "kind") || (k == "status" && served.has_status());
+        let mut members: Vec<_> = v
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(k, _)| !ignored(k))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
         members.sort_by(|x, y| x.0.cmp(&y.0));
         members
     };

@@ -1,7 +1,7 @@
 //! Where built-in kinds differ from custom ones in what a write means: namespaces, secrets, config maps, events.
 
-use super::update::Part;
 use super::Context;
+use super::update::Part;
 use crate::builtin::OWN_NAMESPACES;
 use crate::error::{ApiError, Cause};
 use crate::meta;
@@ -75,7 +75,9 @@ fn label_namespace(object: &mut Value) {
 
 /// `stringData` is written into `data` and not kept.
 fn merge_string_data(object: &mut Value) {
-    let Some(Value::Object(plain)) = object.as_object_mut().and_then(|map| map.shift_remove("stringData")) else { return };
+    let Some(Value::Object(plain)) = object.as_object_mut().and_then(|map| map.shift_remove("stringData")) else {
+        return;
+    };
     if !object["data"].is_object() {
         object["data"] = json!({});
     }
@@ -114,12 +116,17 @@ fn data(kind: &str, object: &Value, out: &mut Vec<Cause>) {
     for field in ["data", "binaryData"] {
         for (key, value) in object[field].as_object().into_iter().flatten() {
             let path = format!("{field}[{key}]");
-            let fine = !key.is_empty() && key.len() <= 253 && key.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) && !matches!(key.as_str(), "." | "..") && !key.starts_with("..");
+            let fine = !key.is_empty()
+                && key.len() <= 253
+                && key.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+                && !matches!(key.as_str(), "." | "..")
+                && !key.starts_with("..");
             if !fine {
                 let why = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
                 out.push(Cause::invalid(&path, &json!(key), why));
             }
-            if (kind == "Secret" || field == "binaryData") && value.as_str().is_none_or(|v| STANDARD.decode(v).is_err()) {
+            if (kind == "Secret" || field == "binaryData") && value.as_str().is_none_or(|v| STANDARD.decode(v).is_err())
+            {
                 out.push(Cause::invalid(path, &json!("<redacted>"), "illegal base64 data"));
             }
         }
@@ -156,10 +163,6 @@ pub(crate) fn may_delete(ctx: Context, object: &Value) -> Result<(), ApiError> {
     let name = meta::text(object, "name");
     if OWN_NAMESPACES.contains(&name) {
         return Err(ApiError::forbidden(ctx.about(name), "this namespace may not be deleted"));
-    }
-    if meta::is_terminating(object) && holds(ctx, object) {
-        let why = "The system is ensuring all content is removed from this namespace.  Upon completion, this namespace will automatically be purged by the system.";
-        return Err(ApiError::conflict(ctx.about(name), why));
     }
     Ok(())
 }

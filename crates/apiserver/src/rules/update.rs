@@ -19,11 +19,16 @@ pub(crate) enum Part {
 }
 
 /// Stores a new state of `old`. `new` has been reshaped and identified.
-pub(crate) fn update(ctx: Context, txn: &mut Txn, old: &Arc<Object>, mut new: Value, part: Part) -> Result<Arc<Object>, ApiError> {
+pub(crate) fn update(
+    ctx: Context,
+    txn: &mut Txn,
+    old: &Arc<Object>,
+    mut new: Value,
+    part: Part,
+) -> Result<Arc<Object>, ApiError> {
     let served = ctx.served();
     let name = &*old.key.name;
     let before = old.typed_value(&served.api_version(), &served.spec.kind);
-    meta::same_uid(&ctx.about(name), &before, &new)?;
     new["apiVersion"] = before["apiVersion"].clone();
     new["kind"] = before["kind"].clone();
     check_version(ctx, name, &before, &mut new)?;
@@ -59,6 +64,16 @@ pub(crate) fn update(ctx: Context, txn: &mut Txn, old: &Arc<Object>, mut new: Va
     Ok(txn.put(ctx.id, old.key.clone(), new))
 }
 
+/// A `metadata.uid` in a replacement says which object is meant.
+pub(crate) fn same_uid(ctx: Context, old: &Object, new: &Value) -> Result<(), ApiError> {
+    let (wanted, found) = (meta::text(new, "uid"), &*old.uid);
+    if wanted.is_empty() || wanted == found {
+        return Ok(());
+    }
+    let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}");
+    Err(ApiError::conflict(ctx.about(&old.key.name), why))
+}
+
 /// An update must be based on the newest state, or say that it does not care.
 fn check_version(ctx: Context, name: &str, before: &Value, new: &mut Value) -> Result<(), ApiError> {
     let current = meta::text(before, "resourceVersion");
@@ -69,8 +84,13 @@ fn check_version(ctx: Context, name: &str, before: &Value, new: &mut Value) -> R
             Ok(())
         }
         "" | "0" => {
-            let cause = Cause::new("metadata.resourceVersion", "FieldValueInvalid", "Invalid value: 0x0: must be specified for an update");
-            Err(ApiError::invalid(ctx.about_kind(name), vec![cause]))
+            let cause = Cause::new(
+                "metadata.resourceVersion",
+                "FieldValueInvalid",
+                "Invalid value: 0x0: must be specified for an update",
+            );
+            // the plural, here alone, as Kubernetes has it
+            Err(ApiError::invalid(ctx.about(name), vec![cause]))
         }
         given if given == current => Ok(()),
         _ => Err(ApiError::stale(ctx.about(name))),

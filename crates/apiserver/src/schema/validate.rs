@@ -23,11 +23,17 @@ fn node(s: &Schema, value: &Value, path: &mut String, out: &mut Vec<Cause>) {
     if !has_type(s, value) {
         let wanted = if s.int_or_string { "integer,string" } else { s.ty.map_or("", Type::name) };
         let got = type_name(value);
-        out.push(Cause::new(path.as_str(), "FieldValueTypeInvalid", format!("Invalid value: {got:?}: {path} in body must be of type {wanted}: {got:?}")));
-        return;
+        out.push(Cause::new(
+            path.as_str(),
+            "FieldValueTypeInvalid",
+            format!("Invalid value: {got:?}: {path} in body must be of type {wanted}: {got:?}"),
+        ));
     }
     if !s.enumeration.is_empty() && !s.enumeration.contains(value) {
         out.push(Cause::not_supported(path.as_str(), value, &s.enumeration));
+    }
+    if !has_type(s, value) {
+        return;
     }
     match value {
         Value::Object(map) => object(s, map, path, out),
@@ -83,7 +89,11 @@ fn object(s: &Schema, map: &Map<String, Value>, path: &mut String, out: &mut Vec
         out.push(Cause::new(path.as_str(), "FieldValueTooMany", format!("Too many: {count}: {why}")));
     }
     if let Some(min) = s.properties_count.min.filter(|min| count < *min) {
-        out.push(Cause::invalid(path.as_str(), &json!(count), format!("{path} in body should have at least {min} properties")));
+        out.push(Cause::invalid(
+            path.as_str(),
+            &json!(count),
+            format!("{path} in body should have at least {min} properties"),
+        ));
     }
     for (name, value) in map {
         if let Some(child) = s.property(name) {
@@ -109,7 +119,11 @@ fn array(s: &Schema, items: &[Value], path: &mut String, out: &mut Vec<Cause>) {
         return;
     }
     if let Some(min) = s.items_count.min.filter(|min| count < *min) {
-        out.push(Cause::invalid(path.as_str(), &json!(count), format!("{path} in body should have at least {min} items")));
+        out.push(Cause::invalid(
+            path.as_str(),
+            &json!(count),
+            format!("{path} in body should have at least {min} items"),
+        ));
     }
     if let Some(child) = &s.items {
         for (at, item) in items.iter().enumerate() {
@@ -120,21 +134,33 @@ fn array(s: &Schema, items: &[Value], path: &mut String, out: &mut Vec<Cause>) {
         List::Set => duplicates(items.iter().map(Value::to_string), |at| items[at].clone(), path, out),
         List::Map(keys) => {
             let key_of = |item: &Value| -> Value {
-                keys.iter().map(|k| (k.clone(), item.get(k).cloned().unwrap_or(Value::Null))).collect::<Map<_, _>>().into()
+                keys.iter()
+                    .map(|k| (k.clone(), item.get(k).cloned().unwrap_or(Value::Null)))
+                    .collect::<Map<_, _>>()
+                    .into()
             };
             duplicates(items.iter().map(|i| key_of(i).to_string()), |at| key_of(&items[at]), path, out);
         }
         List::Atomic if s.unique_items => {
             let mut seen = std::collections::HashSet::new();
             if !items.iter().all(|i| seen.insert(i.to_string())) {
-                out.push(Cause::invalid(path.as_str(), &json!(""), format!("{path} in body shouldn't contain duplicates")));
+                out.push(Cause::invalid(
+                    path.as_str(),
+                    &json!(""),
+                    format!("{path} in body shouldn't contain duplicates"),
+                ));
             }
         }
         List::Atomic => {}
     }
 }
 
-fn duplicates(keys: impl Iterator<Item = String>, shown: impl Fn(usize) -> Value, path: &mut String, out: &mut Vec<Cause>) {
+fn duplicates(
+    keys: impl Iterator<Item = String>,
+    shown: impl Fn(usize) -> Value,
+    path: &mut String,
+    out: &mut Vec<Cause>,
+) {
     let mut seen = std::collections::HashSet::new();
     for (at, key) in keys.enumerate() {
         if !seen.insert(key) {
@@ -186,7 +212,11 @@ fn numeric(s: &Schema, n: f64, shown: &Value, path: &str, out: &mut Vec<Cause>) 
     };
     if let (false, Some(format)) = (fits, s.format) {
         let name = format.name();
-        out.push(Cause::invalid(path, shown, format!("{path} in body must be of type {name}: {:?}", shown.to_string())));
+        out.push(Cause::invalid(
+            path,
+            shown,
+            format!("{path} in body must be of type {name}: {:?}", shown.to_string()),
+        ));
     }
 }
 
@@ -254,21 +284,48 @@ mod tests {
 
     #[test]
     fn wording() {
-        assert_eq!(prop(json!({"type": "integer"}), json!("a")), [r#"x: Invalid value: "string": x in body must be of type integer: "string""#]);
-        assert_eq!(prop(json!({"type": "integer", "minimum": 1}), json!(0)), ["x: Invalid value: 0: x in body should be greater than or equal to 1"]);
-        assert_eq!(prop(json!({"type": "integer", "maximum": 10}), json!(11)), ["x: Invalid value: 11: x in body should be less than or equal to 10"]);
-        assert_eq!(prop(json!({"type": "string", "enum": ["a", "b"]}), json!("c")), [r#"x: Unsupported value: "c": supported values: "a", "b""#]);
-        assert_eq!(prop(json!({"type": "string", "pattern": "^[a-z]+$"}), json!("C")), [r#"x: Invalid value: "C": x in body should match '^[a-z]+$'"#]);
-        assert_eq!(prop(json!({"type": "string", "maxLength": 1}), json!("äö")), ["x: Too long: may not be longer than 1"]);
-        assert_eq!(prop(json!({"type": "array", "maxItems": 1}), json!([1, 2])), ["x: Too many: 2: must have at most 1 item"]);
+        assert_eq!(
+            prop(json!({"type": "integer"}), json!("a")),
+            [r#"x: Invalid value: "string": x in body must be of type integer: "string""#]
+        );
+        assert_eq!(
+            prop(json!({"type": "integer", "minimum": 1}), json!(0)),
+            ["x: Invalid value: 0: x in body should be greater than or equal to 1"]
+        );
+        assert_eq!(
+            prop(json!({"type": "integer", "maximum": 10}), json!(11)),
+            ["x: Invalid value: 11: x in body should be less than or equal to 10"]
+        );
+        assert_eq!(
+            prop(json!({"type": "string", "enum": ["a", "b"]}), json!("c")),
+            [r#"x: Unsupported value: "c": supported values: "a", "b""#]
+        );
+        assert_eq!(
+            prop(json!({"type": "string", "pattern": "^[a-z]+$"}), json!("C")),
+            [r#"x: Invalid value: "C": x in body should match '^[a-z]+$'"#]
+        );
+        assert_eq!(
+            prop(json!({"type": "string", "maxLength": 1}), json!("äö")),
+            ["x: Too long: may not be longer than 1"]
+        );
+        assert_eq!(
+            prop(json!({"type": "array", "maxItems": 1}), json!([1, 2])),
+            ["x: Too many: 2: must have at most 1 item"]
+        );
         assert_eq!(check(json!({"type": "object", "required": ["y"]}), json!({})), ["y: Required value"]);
     }
 
     #[test]
     fn lists_know_sets_and_maps() {
-        assert_eq!(prop(json!({"type": "array", "x-kubernetes-list-type": "set"}), json!(["a", "b", "a"])), [r#"x[2]: Duplicate value: "a""#]);
+        assert_eq!(
+            prop(json!({"type": "array", "x-kubernetes-list-type": "set"}), json!(["a", "b", "a"])),
+            [r#"x[2]: Duplicate value: "a""#]
+        );
         let map = json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]});
-        assert_eq!(prop(map, json!([{"name": "a"}, {"name": "a", "b": 1}])), [r#"x[1]: Duplicate value: {"name":"a"}"#]);
+        assert_eq!(
+            prop(map, json!([{"name": "a"}, {"name": "a", "b": 1}])),
+            [r#"x[1]: Duplicate value: {"name":"a"}"#]
+        );
     }
 
     #[test]

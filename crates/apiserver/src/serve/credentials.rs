@@ -3,7 +3,10 @@
 use super::ServeError;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
@@ -52,10 +55,14 @@ impl Credentials {
 
     pub fn tls(&self) -> Result<rustls::ServerConfig, ServeError> {
         let failed = |e: &dyn std::fmt::Display| ServeError::Certificate(e.to_string());
-        let chain = CertificateDer::pem_slice_iter(self.certificate.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(|e| failed(&e))?;
+        let chain = CertificateDer::pem_slice_iter(self.certificate.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| failed(&e))?;
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).map_err(|e| failed(&e))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|e| failed(&e))?;
+        let builder = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| failed(&e))?;
         let mut config = builder.with_no_client_auth().with_single_cert(chain, key).map_err(|e| failed(&e))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
@@ -72,7 +79,8 @@ impl Credentials {
             "current-context": "multihome",
         });
         let path = self.dir.join("kubeconfig");
-        let text = serde_saphyr::to_string(&config).map_err(|e| ServeError::File { path: path.clone(), source: std::io::Error::other(e) })?;
+        let text = serde_saphyr::to_string(&config)
+            .map_err(|e| ServeError::File { path: path.clone(), source: std::io::Error::other(e) })?;
         write_private(&path, &text)?;
         Ok(path)
     }

@@ -90,7 +90,11 @@ impl Serving {
 }
 
 /// Serves the API until `shutdown` resolves. Returns as soon as it listens and the kubeconfig is written.
-pub async fn serve(api: ApiServer, options: ServeOptions, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<Serving, ServeError> {
+pub async fn serve(
+    api: ApiServer,
+    options: ServeOptions,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<Serving, ServeError> {
     if !options.listen.ip().is_loopback() {
         return Err(ServeError::NotLoopback(options.listen));
     }
@@ -220,7 +224,8 @@ where
 fn carries<B>(request: &Request<B>, token: &str) -> bool {
     let given = request.headers().get(header::AUTHORIZATION).map(|v| v.as_bytes()).unwrap_or_default();
     let Some(given) = given.strip_prefix(b"Bearer ") else { return false };
-    given.len() == token.len() && given.iter().zip(Bytes::copy_from_slice(token.as_bytes())).fold(0, |acc, (a, b)| acc | (a ^ b)) == 0
+    given.len() == token.len()
+        && given.iter().zip(Bytes::copy_from_slice(token.as_bytes())).fold(0, |acc, (a, b)| acc | (a ^ b)) == 0
 }
 
 #[cfg(test)]
@@ -234,7 +239,9 @@ mod tests {
             value.map_or_else(Request::builder, |v| builder.header(header::AUTHORIZATION, v)).body(()).unwrap()
         };
         assert!(carries(&request(Some("Bearer secret")), "secret"));
-        for wrong in [None, Some("Bearer secreT"), Some("Bearer secret1"), Some("Bearer "), Some("secret"), Some("Basic secret")] {
+        for wrong in
+            [None, Some("Bearer secreT"), Some("Bearer secret1"), Some("Bearer "), Some("secret"), Some("Basic secret")]
+        {
             assert!(!carries(&request(wrong), "secret"), "{wrong:?}");
         }
     }

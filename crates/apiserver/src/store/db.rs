@@ -76,7 +76,9 @@ pub(crate) struct Database {
 impl Database {
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let fail = |source: rusqlite::Error| match source.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => OpenError::InUse(path.to_owned()),
+            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
+                OpenError::InUse(path.to_owned())
+            }
             _ => OpenError::Database { path: path.to_owned(), source },
         };
         if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
@@ -137,10 +139,18 @@ impl Database {
                 "INSERT INTO object (grp, plural, namespace, name, api_version, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
                  ON CONFLICT DO UPDATE SET api_version = excluded.api_version, body = excluded.body",
             )?;
-            let mut delete = transaction.prepare_cached("DELETE FROM object WHERE grp = ?1 AND plural = ?2 AND namespace = ?3 AND name = ?4")?;
+            let mut delete = transaction
+                .prepare_cached("DELETE FROM object WHERE grp = ?1 AND plural = ?2 AND namespace = ?3 AND name = ?4")?;
             for row in rows {
                 match row.body {
-                    Some(body) => put.execute(params![row.group, row.plural, &*row.key.namespace, &*row.key.name, row.api_version, body])?,
+                    Some(body) => put.execute(params![
+                        row.group,
+                        row.plural,
+                        &*row.key.namespace,
+                        &*row.key.name,
+                        row.api_version,
+                        body
+                    ])?,
                     None => delete.execute(params![row.group, row.plural, &*row.key.namespace, &*row.key.name])?,
                 };
             }

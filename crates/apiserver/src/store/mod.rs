@@ -53,8 +53,10 @@ struct Shared {
     /// Tells watchers of each type that there is something new.
     bells: Vec<watch::Sender<u64>>,
     /// Told of every committed change, in order.
-    listener: Box<dyn Fn(&[Change]) + Send + Sync>,
+    listener: Box<Listener>,
 }
+
+type Listener = dyn Fn(&[Change]) + Send + Sync;
 
 trait Job: Send {
     /// Whether the writes are to be kept.
@@ -72,7 +74,8 @@ impl<T: Send, F: FnOnce(&mut Txn) -> Result<Outcome<T>, ApiError> + Send> Job fo
     fn run(&mut self, txn: &mut Txn) -> bool {
         let Some(work) = self.work.take() else { return false };
         // admission is handed in from outside; should it panic, one request fails, not the server
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(txn))).unwrap_or_else(|_| Err(ApiError::internal("a request could not be processed")));
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(txn)))
+            .unwrap_or_else(|_| Err(ApiError::internal("a request could not be processed")));
         let (keep, result) = match outcome {
             Ok(Outcome::Keep(value)) => (true, Ok(value)),
             Ok(Outcome::Discard(value)) => (false, Ok(value)),
@@ -94,21 +97,34 @@ impl<T: Send, F: FnOnce(&mut Txn) -> Result<Outcome<T>, ApiError> + Send> Job fo
 
 impl Store {
     /// Opens the database and loads it. `listener` is told of every committed change, on the writer thread.
-    pub fn open(path: &Path, types: Vec<StoredType>, listener: impl Fn(&[Change]) + Send + Sync + 'static) -> Result<Self, OpenError> {
+    pub fn open(
+        path: &Path,
+        types: Vec<StoredType>,
+        listener: impl Fn(&[Change]) + Send + Sync + 'static,
+    ) -> Result<Self, OpenError> {
         let database = Database::open(path)?;
         let fail = |source| OpenError::Database { path: path.to_owned(), source };
         let version = database.version().map_err(fail)?;
         let mut state = State::new(types.len(), version);
         let mut damaged = None;
-        let index: std::collections::HashMap<(&str, &str), TypeId> =
-            types.iter().enumerate().filter(|(_, t)| !t.volatile).map(|(id, t)| ((t.group.as_str(), t.plural.as_str()), id)).collect();
+        let index: std::collections::HashMap<(&str, &str), TypeId> = types
+            .iter()
+            .enumerate()
+            .filter(|(_, t)| !t.volatile)
+            .map(|(id, t)| ((t.group.as_str(), t.plural.as_str()), id))
+            .collect();
         database
             .load(|row| {
                 // rows of types that are not served stay in the database untouched
                 let Some(ty) = index.get(&(row.group.as_str(), row.plural.as_str())) else { return };
                 match Object::load(row.key.clone(), row.body) {
                     Ok(object) => state.load(*ty, Arc::new(object)),
-                    Err(source) => damaged = Some((format!("{}/{}/{}/{}", row.group, row.plural, row.key.namespace, row.key.name), source)),
+                    Err(source) => {
+                        damaged = Some((
+                            format!("{}/{}/{}/{}", row.group, row.plural, row.key.namespace, row.key.name),
+                            source,
+                        ))
+                    }
                 }
             })
             .map_err(fail)?;
@@ -231,7 +247,9 @@ mod tests {
     }
 
     fn put(store: &Store, name: &'static str) -> oneshot::Receiver<Result<u64, ApiError>> {
-        store.write(move |txn| Ok(Outcome::Keep(txn.put(0, Key::new("", name), json!({"metadata": {"name": name}})).version)))
+        store.write(move |txn| {
+            Ok(Outcome::Keep(txn.put(0, Key::new("", name), json!({"metadata": {"name": name}})).version))
+        })
     }
 
     #[test]

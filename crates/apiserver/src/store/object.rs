@@ -102,7 +102,8 @@ impl Object {
 
     /// The object as a value, without `apiVersion` and `kind`.
     pub fn value(&self) -> Value {
-        serde_json::from_slice(&self.body).expect("stored objects are JSON: they were serialized here or parsed when loaded")
+        serde_json::from_slice(&self.body)
+            .expect("stored objects are JSON: they were serialized here or parsed when loaded")
     }
 
     /// The object as a value, with `apiVersion` and `kind` in front.
@@ -155,7 +156,10 @@ mod tests {
             "ownerReferences": [{"apiVersion": "v1", "kind": "K", "name": "o", "uid": "ou"}], "deletionTimestamp": "2020-01-01T00:00:00Z"}, "spec": {}});
         let made = Object::new(Key::new("ns", "n"), 7, &mut value);
         let read = Object::load(made.key.clone(), made.body.to_vec()).unwrap();
-        assert_eq!((read.version, &read.uid, &read.labels, &read.owners, read.terminating), (7, &made.uid, &made.labels, &made.owners, true));
+        assert_eq!(
+            (read.version, &read.uid, &read.labels, &read.owners, read.terminating),
+            (7, &made.uid, &made.labels, &made.owners, true)
+        );
         assert_eq!(made.typed_value("v2", "X")["apiVersion"], "v2");
         assert_eq!(made.label("b"), Some("2"));
         assert!(made.body.starts_with(br#"{"metadata":{"name":"n""#));

@@ -65,7 +65,12 @@ impl State {
     }
 
     /// Objects in order, of one namespace or of all, after `after` where given.
-    pub fn range<'a>(&'a self, ty: TypeId, namespace: Option<&'a str>, after: Option<&Key>) -> impl Iterator<Item = &'a Arc<Object>> {
+    pub fn range<'a>(
+        &'a self,
+        ty: TypeId,
+        namespace: Option<&'a str>,
+        after: Option<&Key>,
+    ) -> impl Iterator<Item = &'a Arc<Object>> {
         let from = match (after, namespace) {
             (Some(key), _) => Bound::Excluded(key.clone()),
             (None, Some(namespace)) => Bound::Included(Key::new(namespace, "")),
@@ -122,7 +127,10 @@ impl State {
         after: Option<&Key>,
         undo: &'a BTreeMap<Key, Option<Arc<Object>>>,
     ) -> impl Iterator<Item = &'a Arc<Object>> {
-        let from = after.map_or_else(|| Bound::Included(Key::new(namespace.unwrap_or_default(), "")), |key| Bound::Excluded(key.clone()));
+        let from = after.map_or_else(
+            || Bound::Included(Key::new(namespace.unwrap_or_default(), "")),
+            |key| Bound::Excluded(key.clone()),
+        );
         let within = move |key: &Key| namespace.is_none_or(|n| *key.namespace == *n);
         let mut then = undo.range((from, Bound::Unbounded)).filter(move |(key, _)| within(key)).peekable();
         let mut now = self.range(ty, namespace, after).peekable();
@@ -209,8 +217,13 @@ mod tests {
     use serde_json::json;
 
     fn object(name: &str, version: u64, owner: Option<&str>) -> Arc<Object> {
-        let owners: Vec<_> = owner.into_iter().map(|uid| json!({"apiVersion": "v1", "kind": "K", "name": "o", "uid": uid})).collect();
-        Arc::new(Object::new(Key::new("", name), version, &mut json!({"metadata": {"name": name, "uid": name, "ownerReferences": owners}})))
+        let owners: Vec<_> =
+            owner.into_iter().map(|uid| json!({"apiVersion": "v1", "kind": "K", "name": "o", "uid": uid})).collect();
+        Arc::new(Object::new(
+            Key::new("", name),
+            version,
+            &mut json!({"metadata": {"name": name, "uid": name, "ownerReferences": owners}}),
+        ))
     }
 
     fn names(state: &State) -> Vec<(String, u64)> {

@@ -6,10 +6,15 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The writes of a batch so far. `None` is a deletion.
+/// Where an object lies.
+type Slot = (TypeId, Key);
+/// What a write put there; `None` is a deletion.
+type Laid = Option<Arc<Object>>;
+
+/// The writes of a batch so far.
 #[derive(Default)]
 pub(crate) struct Batch {
-    overlay: BTreeMap<(TypeId, Key), Option<Arc<Object>>>,
+    overlay: BTreeMap<Slot, Laid>,
     pub changes: Vec<Change>,
     pub version: u64,
 }
@@ -18,7 +23,7 @@ pub(crate) struct Batch {
 pub(crate) struct Txn<'a> {
     state: &'a State,
     batch: &'a mut Batch,
-    undo: Vec<((TypeId, Key), Option<Option<Arc<Object>>>)>,
+    undo: Vec<(Slot, Option<Laid>)>,
     first_change: usize,
     first_version: u64,
 }
@@ -51,7 +56,8 @@ impl<'a> Txn<'a> {
     pub fn list(&self, ty: TypeId, namespace: Option<&str>) -> Vec<Arc<Object>> {
         let from = (ty, Key::new(namespace.unwrap_or_default(), ""));
         let laid = self.batch.overlay.range(from..).map(|((t, key), o)| (t, key, o));
-        let mut laid = laid.take_while(|(t, key, _)| **t == ty && namespace.is_none_or(|n| *key.namespace == *n)).peekable();
+        let mut laid =
+            laid.take_while(|(t, key, _)| **t == ty && namespace.is_none_or(|n| *key.namespace == *n)).peekable();
         let mut out = Vec::new();
         for object in self.state.range(ty, namespace, None) {
             let mut replaced = false;
