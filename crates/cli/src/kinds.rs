@@ -64,7 +64,8 @@ fn core(group: &str, version: &str, kind: &str, plural: &str, short: &[&str], na
 pub fn by_name(word: &str) -> Result<Kind, CliError> {
     let lower = word.to_lowercase();
     let bare = lower.split('.').next().unwrap_or_default();
-    all().into_iter().find(|k| k.names.iter().any(|n| *n == lower || n == bare)).ok_or_else(|| {
+    let single = bare.strip_suffix("s").unwrap_or(bare);
+    all().into_iter().find(|k| k.names.iter().any(|n| *n == lower || n == bare || n == single)).ok_or_else(|| {
         CliError::new(format!("there is no kind {word:?}"))
             .hint("use one of net, nic, vm, vmi, vpc, cn, claim, net-attach-def, node, ns, events")
     })

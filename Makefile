@@ -1,0 +1,20 @@
+# Everything is done by scripts; this names them.
+.PHONY: demo demo-down test bench docs fmt
+
+demo:
+	@scripts/demo
+
+demo-down:
+	@scripts/demo down
+
+test:
+	@scripts/test
+
+bench:
+	@scripts/bench
+
+docs:
+	@cargo run -q -p multihome -- reference-docs docs/reference
+
+fmt:
+	@cargo fmt --all

@@ -1,0 +1,200 @@
+//! A whole node with real guests, driven by the command line as its users do.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use multihome_testkit::{Node, eventually, network, skipped, vm};
+
+/// Guests in software emulation share two processors: one scenario at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn node(test: &str) -> Option<(std::sync::MutexGuard<'static, ()>, Node)> {
+    if skipped(test) {
+        return None;
+    }
+    let turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    Some((turn, Node::start(env!("CARGO_BIN_EXE_multihome"))))
+}
+
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+}
+
+fn address(node: &Node, nic: &str) -> (String, String) {
+    let v = node.get("nic", nic);
+    let text = |p: &str| v.pointer(p).and_then(|x| x.as_str()).unwrap_or_default().to_owned();
+    (text("/status/mac"), text("/status/ipv4/address"))
+}
+
+fn bare(address: &str) -> &str {
+    address.split('/').next().unwrap_or_default()
+}
+
+#[test]
+fn every_boot_ends_with_the_right_default_route() {
+    let Some((_turn, node)) = node("every_boot_ends_with_the_right_default_route") else { return };
+    let nets = network("a", "Management", 1, 600) + &network("b", "Vlan", 2, 600) + &network("c", "Overlay", 3, 600);
+    node.apply(&(nets + &vm("web", &["a", "b", "c"])));
+    ["web-a", "web-b", "web-c"].iter().for_each(|n| drop(node.ready(n)));
+    // make test reboots a few times; scripts/reboots does it as often as it is told.
+    let boots = number("MULTIHOME_REBOOTS", 3);
+    for boot in 0..=boots {
+        if boot > 0 {
+            let before = node.guest_sh("web", "cat /proc/sys/kernel/random/boot_id").1;
+            node.cli(&["vm", "reboot", "web"]);
+            eventually("the guest rebooted", 60, || {
+                let (ok, now) = node.guest_sh("web", "cat /proc/sys/kernel/random/boot_id");
+                (ok && !now.is_empty() && now != before).then_some(())
+            });
+        }
+        eventually("all three NICs have addresses", 60, || {
+            let (_, text) = node.guest_sh("web", "ip -4 addr");
+            (text.matches("inet 10.90.").count() == 3).then_some(())
+        });
+        // A client that comes late could still add a second one.
+        std::thread::sleep(Duration::from_millis(500));
+        let routes = node.default_routes("web");
+        assert!(routes.len() == 1 && routes[0].contains("via 10.90.1.1"), "boot {boot}: {routes:?}");
+    }
+    println!("{boots} reboots, the right default route every time");
+    let doctor = eventually("the doctor finds nothing", 20, || {
+        let out = node.try_cli(&["doctor", "vm/web"]);
+        out.status.success().then(|| String::from_utf8_lossy(&out.stdout).into_owned())
+    });
+    assert!(doctor.contains("healthy: 3 NICs, one default route, by web-a"), "{doctor}");
+}
+
+#[test]
+fn neighbours_reach_each_other_and_nobody_pretends() {
+    let Some((_turn, node)) = node("neighbours_reach_each_other_and_nobody_pretends") else { return };
+    let nets = network("one", "Vlan", 11, 600) + &network("two", "Vlan", 12, 600);
+    node.apply(&(nets + &vm("a", &["one"]) + &vm("b", &["one"]) + &vm("c", &["two"])));
+    for nic in ["a-one", "b-one", "c-two"] {
+        node.ready(nic);
+    }
+    let (_, b) = address(&node, "b-one");
+    let (_, c) = address(&node, "c-two");
+    let ping = |to: &str| node.guest_sh("a", &format!("ping -c 3 -W 1 {to}")).0;
+    assert!(ping(bare(&b)), "two VMs on one network reach each other");
+    assert!(!ping(bare(&c)), "VMs on different networks do not");
+    // A borrowed address: nobody hears it, and the own one works on.
+    let borrowed = format!("ip addr add 10.90.11.77/24 dev eth0; ping -c 3 -W 1 -I 10.90.11.77 {}", bare(&b));
+    assert!(!node.guest_sh("a", &borrowed).0, "a borrowed address is silent");
+    assert!(ping(bare(&b)));
+    // Another MAC: silent, and heard again with its own.
+    let (mac, _) = address(&node, "a-one");
+    let changed = format!("ip link set eth0 address 02:00:00:00:00:77; ip neigh flush dev eth0; ping -c 3 -W 1 {}", bare(&b));
+    assert!(!node.guest_sh("a", &changed).0, "a changed MAC is silent");
+    let back = format!("ip link set eth0 address {mac}; ping -c 5 -W 1 {}", bare(&b));
+    assert!(node.guest_sh("a", &back).0, "with its own MAC it is heard again");
+    // Spoofed neighbour announcements do not move b's address.
+    let poison = format!("arping -U -c 2 -I eth0 {} >/dev/null 2>&1; true", bare(&b));
+    node.guest_sh("a", &poison);
+    assert!(ping(bare(&b)));
+}
+
+#[test]
+fn a_nic_keeps_mac_and_address_wherever_it_goes() {
+    let Some((_turn, node)) = node("a_nic_keeps_mac_and_address_wherever_it_goes") else { return };
+    let nets = network("net", "Management", 21, 600) + &network("extra", "Management", 22, 600);
+    node.apply(&(nets + &vm("a", &["net"])));
+    node.ready("a-net");
+    let before = address(&node, "a-net");
+    node.cli(&["vm", "stop", "a"]);
+    eventually("the VM stopped", 60, || node.get("vmi", "a").is_null().then_some(()));
+    eventually("its devices are gone", 20, || node.devices().is_empty().then_some(()));
+    node.cli(&["vm", "start", "a"]);
+    node.ready("a-net");
+    assert_eq!(address(&node, "a-net"), before, "stopped and started");
+
+    // A fourth NIC into the running VM, out again, and into another one.
+    node.cli(&["nic", "create", "roaming", "--network", "extra", "--vm", "a", "--wait", "60"]);
+    let roaming = address(&node, "roaming");
+    assert_eq!(node.default_routes("a").len(), 1, "hot-plug adds no default route");
+    node.apply(&vm("b", &["net"]));
+    node.ready("b-net");
+    let out = node.try_cli(&["nic", "attach", "roaming", "--vm", "b"]);
+    assert!(String::from_utf8_lossy(&out.stderr).contains("detach it first"), "an attached NIC is not taken away");
+    node.cli(&["nic", "detach", "roaming"]);
+    eventually("the guest has let go of it", 30, || {
+        let (ok, text) = node.guest_sh("a", "ip -4 addr");
+        (ok && !text.contains("10.90.22.")).then_some(())
+    });
+    eventually("no node has it", 20, || {
+        node.get("nic", "roaming").pointer("/status/node").is_none().then_some(())
+    });
+    node.cli(&["nic", "attach", "roaming", "--vm", "b"]);
+    node.ready("roaming");
+    assert_eq!(address(&node, "roaming"), roaming, "moved to another VM");
+    assert_eq!(node.default_routes("b").len(), 1);
+
+    // Deleting a VM keeps the NIC that was created on its own, and removes the one that came with it.
+    node.cli(&["vm", "delete", "b"]);
+    eventually("b's own NIC is gone", 60, || node.get("nic", "b-net").is_null().then_some(()));
+    assert_eq!(address(&node, "roaming"), roaming, "it outlives its VM");
+}
+
+#[test]
+fn the_default_route_moves_without_a_reboot() {
+    let Some((_turn, node)) = node("the_default_route_moves_without_a_reboot") else { return };
+    node.apply(&(network("a", "Management", 31, 60) + &network("b", "Management", 32, 60) + &vm("web", &["a", "b"])));
+    node.ready("web-a");
+    node.ready("web-b");
+    node.cli(&["nic", "set-primary", "web-b"]);
+    let mut most = 0;
+    eventually("the default route moved", 90, || {
+        let routes = node.default_routes("web");
+        most = most.max(routes.len());
+        (routes.len() == 1 && routes[0].contains("via 10.90.32.1")).then_some(())
+    });
+    assert!(most <= 1, "there were never two default routes");
+    eventually("the status says so", 20, || {
+        let v = node.get("nic", "web-b");
+        (v.pointer("/status/guest/defaultRoutes/0")? == "10.90.32.1").then_some(())
+    });
+}
+
+#[test]
+fn a_killed_server_leaks_nothing_and_hurts_nobody() {
+    let Some((_turn, mut node)) = node("a_killed_server_leaks_nothing_and_hurts_nobody") else { return };
+    let kills = number("MULTIHOME_KILLS", 8);
+    let nets = network("quiet", "Management", 41, 3600) + &network("busy", "Management", 42, 3600);
+    node.apply(&(nets + &vm("a", &["quiet"]) + &vm("b", &["quiet"]) + &vm("c", &["quiet"])));
+    for nic in ["a-quiet", "b-quiet", "c-quiet"] {
+        node.ready(nic);
+    }
+    let (_, b) = address(&node, "b-quiet");
+    let count = kills * 60;
+    let (ok, _) = node.guest_sh("a", &format!("ping -i 0.2 -c {count} {} >/tmp/ping.log 2>&1 & true", bare(&b)));
+    assert!(ok);
+    let calm = node.devices().len();
+    // Moments that differ from run to run and are told, so that a failure can be looked at.
+    let mut seed = u64::from(std::process::id());
+    for round in 0..kills {
+        let name = format!("hot{round}");
+        node.cli(&["nic", "create", &name, "--network", "busy", "--vm", "c"]);
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let pause = Duration::from_micros((seed >> 33) % 120_000);
+        if round % 2 == 1 {
+            // In every second round the moment is in the removal.
+            node.ready(&name);
+            let out = node.try_cli(&["delete", "nic", &name, "--no-wait"]);
+            assert!(out.status.success());
+        }
+        std::thread::sleep(pause);
+        node.kill_server();
+        node.serve();
+        println!("round {round}: killed {pause:?} after the request");
+        if round % 2 == 0 {
+            node.ready(&name);
+            node.cli(&["delete", "nic", &name]);
+        }
+        eventually("the NIC is gone", 60, || node.get("nic", &name).is_null().then_some(()));
+        eventually("its devices are gone", 30, || (node.devices().len() == calm).then_some(()));
+    }
+    let claims = node.cli(&["get", "claims", "-o", "name"]);
+    assert_eq!(claims.lines().count(), 6, "two claims for each of three NICs are left:\n{claims}");
+    node.guest_sh("a", "killall -INT ping; sleep 1");
+    let (_, log) = node.guest_sh("a", "tail -n 3 /tmp/ping.log");
+    assert!(log.contains(" 0% packet loss"), "a ping between two others lost packets: {log}");
+}
