@@ -468,13 +468,18 @@ impl Vm {
 }
 
 /// Ends whatever QEMU still runs for a directory, without asking the guest, and removes the
-/// directory with its logs. That there is neither is no fault.
+/// directory with its logs. That there is neither is no fault; a QEMU whose directory somebody removed
+/// is found all the same.
 ///
 /// # Errors
 /// When QEMU does not end, or the directory cannot be removed.
 pub async fn remove(dir: &Path) -> Result<()> {
     let files = Files { dir: dir.to_owned() };
-    if let Ok(process) = Record::read(&files).and_then(|r| r.process(&files)) {
+    let stray = || {
+        let (pid, start) = search(&command::marker(dir)).ok_or_else(|| Error::NotRunning(dir.to_owned()))?;
+        Ok::<_, Error>(Process::open(pid, start)?)
+    };
+    if let Ok(process) = Record::read(&files).and_then(|r| r.process(&files)).or_else(|_| stray()) {
         let ended = tokio::task::spawn_blocking(move || {
             let _ = process.signal(9);
             process.wait(QUIT_TIMEOUT)

@@ -331,7 +331,10 @@ async fn a_disk_keeps_what_is_written_and_its_image_does_not() {
     let vm = Vm::start(&bench.config, &spec, Vec::new()).await.unwrap();
     until("agent of the second start", 60, async || answers(&vm).await.then_some(())).await;
     assert_eq!((read(&vm, "vda").await, read(&vm, "vdb").await), ("changed".into(), "changed".into()));
-    vm.kill().await.unwrap();
+    // Even with its directory gone it is found and ended.
+    std::fs::remove_dir_all(&vm.files().dir).unwrap();
+    remove(&vm.files().dir).await.unwrap();
+    assert!(!vm.is_running());
     let multihome_vmm::images::Content::Disk { disk, .. } = store.lookup("raw").unwrap().content else {
         panic!("a disk is no kernel")
     };
