@@ -192,8 +192,13 @@ fn answer(f: &[u8], mac: [u8; 6], ip: Ipv4Addr) -> Option<Vec<u8>> {
         }
         ([8, 0], 1) if f[30..34] == ip.octets() && f[34] == 8 => {
             let asker = Ipv4Addr::from(<[u8; 4]>::try_from(&f[26..30]).ok()?);
-            let id = u16::from_be_bytes([f[38], f[39]]);
-            Some(ethernet(from, mac, 0x0800, &ipv4(ip, asker, 1, &echo(0, id))))
+            let total = usize::from(u16::from_be_bytes([f[16], f[17]]));
+            let mut icmp = f.get(34..14 + total)?.to_vec();
+            icmp[0] = 0;
+            icmp[2..4].fill(0);
+            let sum = checksum(&icmp).to_be_bytes();
+            icmp[2..4].copy_from_slice(&sum);
+            Some(ethernet(from, mac, 0x0800, &ipv4(ip, asker, 1, &icmp)))
         }
         _ => None,
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod guest;
+mod vm;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
