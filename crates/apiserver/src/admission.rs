@@ -46,6 +46,15 @@ pub trait View {
     fn get(&self, group: &str, plural: &str, namespace: Option<&str>, name: &str) -> Option<Arc<Value>>;
     /// All objects of a type, of one namespace or of all, by namespace and name.
     fn list(&self, group: &str, plural: &str, namespace: Option<&str>) -> Vec<Arc<Value>>;
+    /// The objects whose field at a dotted path (`spec.vm`) is this string, number or boolean, of one namespace or of all.
+    ///
+    /// The server keeps an index for every path that was ever asked for, so that the cost is that of what is found;
+    /// [`View::list`] reads every object.
+    fn find(&self, group: &str, plural: &str, namespace: Option<&str>, field: &str, value: &str) -> Vec<Arc<Value>> {
+        let mut all = self.list(group, plural, namespace);
+        all.retain(|object| crate::store::index::field(object, field).as_deref() == Some(value));
+        all
+    }
 }
 
 /// Decides about writes. Both functions run on the one writer thread: they must be quick and must not wait for anything.
@@ -137,6 +146,13 @@ impl View for TxnView<'_, '_> {
         let Some(id) = self.registry.find(group, plural) else { return Vec::new() };
         let served = self.registry.get(id);
         let objects = self.txn.list(id, namespace);
+        objects.iter().map(|o| Arc::new(o.typed_value(&served.api_version(), &served.spec.kind))).collect()
+    }
+
+    fn find(&self, group: &str, plural: &str, namespace: Option<&str>, field: &str, value: &str) -> Vec<Arc<Value>> {
+        let Some(id) = self.registry.find(group, plural) else { return Vec::new() };
+        let served = self.registry.get(id);
+        let objects = self.txn.find(id, namespace, field, value);
         objects.iter().map(|o| Arc::new(o.typed_value(&served.api_version(), &served.spec.kind))).collect()
     }
 }

@@ -5,14 +5,17 @@
 //! only after it is on disk. Knows nothing of HTTP, schemas or kinds.
 
 pub(crate) mod db;
+pub(crate) mod index;
 pub(crate) mod object;
 pub(crate) mod state;
 pub(crate) mod txn;
 
 use crate::error::ApiError;
 use db::{Database, OpenError, RowWrite};
+use index::Indexes;
 use object::Object;
 use state::{Change, State, TypeId};
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, mpsc};
@@ -185,6 +188,7 @@ impl Drop for Store {
 }
 
 fn write_loop(shared: &Shared, mut database: Database, queue: &mpsc::Receiver<Box<dyn Job>>) {
+    let indexes = RefCell::new(Indexes::default());
     while let Ok(first) = queue.recv() {
         let mut done: Vec<Box<dyn Job>> = Vec::new();
         let batch = {
@@ -192,7 +196,7 @@ fn write_loop(shared: &Shared, mut database: Database, queue: &mpsc::Receiver<Bo
             let mut batch = txn::Batch::new(state.version);
             let mut next = Some(first);
             while let Some(mut job) = next {
-                let mut txn = Txn::new(&state, &mut batch);
+                let mut txn = Txn::new(&state, &mut batch, &indexes);
                 if !job.run(&mut txn) {
                     txn.roll_back();
                 }
@@ -201,14 +205,19 @@ fn write_loop(shared: &Shared, mut database: Database, queue: &mpsc::Receiver<Bo
             }
             batch
         };
-        let failed = commit(shared, &mut database, batch).err();
+        let failed = commit(shared, &mut database, batch, &indexes).err();
         for job in done {
             job.answer(failed.as_ref());
         }
     }
 }
 
-fn commit(shared: &Shared, database: &mut Database, batch: txn::Batch) -> Result<(), ApiError> {
+fn commit(
+    shared: &Shared,
+    database: &mut Database,
+    batch: txn::Batch,
+    indexes: &RefCell<Indexes>,
+) -> Result<(), ApiError> {
     if batch.changes.is_empty() {
         return Ok(());
     }
@@ -229,6 +238,7 @@ fn commit(shared: &Shared, database: &mut Database, batch: txn::Batch) -> Result
         state.publish(&changes);
         state.version
     };
+    indexes.borrow_mut().follow(&changes);
     (shared.listener)(&changes);
     for ty in touched {
         shared.bells[ty].send_replace(version);
@@ -250,6 +260,29 @@ mod tests {
         store.write(move |txn| {
             Ok(Outcome::Keep(txn.put(0, Key::new("", name), json!({"metadata": {"name": name}})).version))
         })
+    }
+
+    /// What an index finds after any number of commits is what a walk over everything finds.
+    #[test]
+    fn indexes_follow_commits() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("db"), types(), |_| {}).unwrap();
+        for step in 0..60_u64 {
+            let name = format!("o{}", step % 7);
+            let answer = store.write(move |txn| {
+                let key = Key::new("", &name);
+                let value = json!({"metadata": {"name": name}, "spec": {"vm": format!("vm{}", step % 3)}});
+                match txn.get(0, &key) {
+                    Some(old) if step % 5 == 0 => txn.delete(0, key, old.value()),
+                    _ => txn.put(0, key, value),
+                };
+                let found: Vec<_> = txn.find(0, None, "spec.vm", "vm1").iter().map(|o| o.key.clone()).collect();
+                let walked = txn.list(0, None).into_iter().filter(|o| o.value()["spec"]["vm"] == "vm1");
+                assert_eq!(found, walked.map(|o| o.key.clone()).collect::<Vec<_>>());
+                Ok(Outcome::Keep(()))
+            });
+            answer.blocking_recv().unwrap().unwrap();
+        }
     }
 
     #[test]

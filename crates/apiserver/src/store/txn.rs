@@ -1,9 +1,11 @@
 //! What a write sees and does inside the writer: the committed state with the writes of its own batch laid over it.
 
+use super::index::{Indexes, field};
 use super::object::{Key, Object};
 use super::state::{Change, State, TypeId};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Where an object lies.
@@ -23,6 +25,8 @@ pub(crate) struct Batch {
 pub(crate) struct Txn<'a> {
     state: &'a State,
     batch: &'a mut Batch,
+    /// Of the committed state.
+    indexes: &'a RefCell<Indexes>,
     undo: Vec<(Slot, Option<Laid>)>,
     first_change: usize,
     first_version: u64,
@@ -40,9 +44,9 @@ impl Batch {
 }
 
 impl<'a> Txn<'a> {
-    pub fn new(state: &'a State, batch: &'a mut Batch) -> Self {
+    pub fn new(state: &'a State, batch: &'a mut Batch, indexes: &'a RefCell<Indexes>) -> Self {
         let (first_change, first_version) = (batch.changes.len(), batch.version);
-        Self { state, batch, undo: Vec::new(), first_change, first_version }
+        Self { state, batch, indexes, undo: Vec::new(), first_change, first_version }
     }
 
     pub fn get(&self, ty: TypeId, key: &Key) -> Option<Arc<Object>> {
@@ -71,6 +75,23 @@ impl<'a> Txn<'a> {
         }
         out.extend(laid.filter_map(|(_, _, o)| o.clone()));
         out
+    }
+
+    /// Objects in order whose field at a dotted path has this value, of one namespace or of all.
+    pub fn find(&self, ty: TypeId, namespace: Option<&str>, path: &str, value: &str) -> Vec<Arc<Object>> {
+        let mut keys: BTreeSet<Key> =
+            self.indexes.borrow_mut().find(self.state, ty, namespace, path, value).into_iter().collect();
+        let from = (ty, Key::new(namespace.unwrap_or_default(), ""));
+        let laid = self.batch.overlay.range(from..).take_while(|((t, _), _)| *t == ty);
+        for ((_, key), object) in laid.filter(|((_, key), _)| namespace.is_none_or(|n| *key.namespace == *n)) {
+            let has = object.as_ref().is_some_and(|o| field(&o.value(), path).as_deref() == Some(value));
+            if has {
+                keys.insert(key.clone());
+            } else {
+                keys.remove(key);
+            }
+        }
+        keys.iter().filter_map(|key| self.get(ty, key)).collect()
     }
 
     /// What is owned by the object with this uid, as committed: a collector looks again after every commit.
@@ -134,10 +155,11 @@ mod tests {
             }
             let mut model: BTreeMap<Key, ()> = [(Key::new("n1", "o0"), ()), (Key::new("n1", "o2"), ())].into();
             let mut batch = Batch::new(1);
+            let indexes = RefCell::default();
             for (namespace, name, delete, keep) in ops {
                 let key = Key::new(&format!("n{namespace}"), &format!("o{name}"));
-                let mut txn = Txn::new(&state, &mut batch);
-                let value = json!({"metadata": {"name": &*key.name}});
+                let mut txn = Txn::new(&state, &mut batch, &indexes);
+                let value = json!({"metadata": {"name": &*key.name}, "spec": {"n": name}});
                 let existed = txn.get(1, &key).is_some();
                 prop_assert_eq!(existed, model.contains_key(&key));
                 match delete {
@@ -150,11 +172,15 @@ mod tests {
                 } else {
                     txn.roll_back();
                 }
-                let txn = Txn::new(&state, &mut batch);
+                let txn = Txn::new(&state, &mut batch, &indexes);
                 let keys = |ns: Option<&str>| txn.list(1, ns).iter().map(|o| o.key.clone()).collect::<Vec<_>>();
                 prop_assert_eq!(keys(None), model.keys().cloned().collect::<Vec<_>>());
                 prop_assert_eq!(keys(Some("n1")), model.keys().filter(|k| &*k.namespace == "n1").cloned().collect::<Vec<_>>());
                 prop_assert!(txn.list(0, None).is_empty());
+                // what was there from the beginning has no spec
+                let found: Vec<_> = txn.find(1, None, "spec.n", "1").iter().map(|o| o.key.clone()).collect();
+                let named: Vec<_> = model.keys().filter(|k| &*k.name == "o1").cloned().collect();
+                prop_assert_eq!(found, named);
             }
         }
     }

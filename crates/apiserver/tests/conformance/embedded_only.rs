@@ -396,12 +396,8 @@ impl Admission for Rules {
             return Ok(());
         }
         if req.operation == Operation::Delete {
-            let others = view.list("conformance.multihome.io", "widgets", req.namespace);
-            let users: Vec<&str> = others
-                .iter()
-                .filter(|o| o["spec"]["note"] == req.name)
-                .filter_map(|o| o["metadata"]["name"].as_str())
-                .collect();
+            let others = view.find("conformance.multihome.io", "widgets", req.namespace, "spec.note", req.name);
+            let users: Vec<&str> = others.iter().filter_map(|o| o["metadata"]["name"].as_str()).collect();
             return if users.is_empty() {
                 Ok(())
             } else {
