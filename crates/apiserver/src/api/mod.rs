@@ -149,7 +149,10 @@ where
             write::patch(inner, name, part, &content_type, bytes).await
         }
         (Method::DELETE, Some(name), Part::Main) => write::delete(inner, name, &content_type, bytes).await,
-        (Method::DELETE, None, _) => write::delete_collection(inner, &content_type, bytes).await,
+        // not across namespaces: too easily done by mistake
+        (Method::DELETE, None, _) if inner.namespace.is_some() || !inner.render.served().spec.namespaced => {
+            write::delete_collection(inner, &content_type, bytes).await
+        }
         _ => Err(ApiError::method_not_allowed()),
     }
 }

@@ -14,6 +14,7 @@ use crate::store::state::{Change, TypeId};
 use bytes::Bytes;
 use futures::stream;
 use serde_json::json;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch as bell;
@@ -35,8 +36,9 @@ struct Watcher {
     bell: bell::Receiver<u64>,
     /// Everything up to here has been sent or does not concern this watcher.
     position: u64,
-    /// Sent before anything else.
-    initial: Vec<u8>,
+    /// The present objects, sent before anything else; with the version that marks their end, where that is wanted.
+    initial: VecDeque<Arc<Object>>,
+    end: Option<u64>,
     bookmarks: Option<Instant>,
     ends: Instant,
     headers_sent: bool,
@@ -65,7 +67,8 @@ pub(crate) fn watch(request: Request, name: Option<&str>) -> Result<Reply, ApiEr
         ty,
         namespace: request.namespace,
         position: from,
-        initial: Vec::new(),
+        initial: VecDeque::new(),
+        end: None,
         bookmarks,
         ends: Instant::now() + lasts,
         headers_sent: false,
@@ -116,19 +119,33 @@ impl Watcher {
     /// Puts the present objects in front, and goes on from there.
     fn begin_with_all(&mut self, mark_end: bool) {
         let state = self.server.store.read();
-        for object in state.range(self.ty, self.namespace.as_deref(), None).filter(|o| self.filter.matches(o)) {
-            self.render.event("ADDED", object, !self.headers_sent, &mut self.initial);
+        let present = state.range(self.ty, self.namespace.as_deref(), None);
+        self.initial = present.filter(|o| self.filter.matches(o)).cloned().collect();
+        self.position = state.version;
+        self.end = mark_end.then_some(state.version);
+    }
+
+    /// The next of the present objects, as far as they fit into one chunk; empty when all are sent.
+    fn present(&mut self) -> Vec<u8> {
+        let mut out = Vec::new();
+        while out.len() < CHUNK
+            && let Some(object) = self.initial.pop_front()
+        {
+            self.render.event("ADDED", &object, !self.headers_sent, &mut out);
             self.headers_sent = true;
         }
-        self.position = state.version;
-        if mark_end {
-            self.render.bookmark(state.version, true, &mut self.initial);
+        if self.initial.is_empty()
+            && let Some(version) = self.end.take()
+        {
+            self.render.bookmark(version, true, &mut out);
         }
+        out
     }
 
     async fn next(&mut self) -> Option<Result<http_body::Frame<Bytes>, std::convert::Infallible>> {
-        if !self.initial.is_empty() {
-            return Some(Ok(http_body::Frame::data(std::mem::take(&mut self.initial).into())));
+        let present = self.present();
+        if !present.is_empty() {
+            return Some(Ok(http_body::Frame::data(present.into())));
         }
         loop {
             if self.over {

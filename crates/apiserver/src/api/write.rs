@@ -5,7 +5,7 @@ use super::body::{self, Decoded};
 use super::filter::Filter;
 use super::render::ListMeta;
 use super::reply::Reply;
-use super::request::FieldValidation;
+use super::request::{FieldValidation, Shape};
 use crate::convert;
 use crate::error::{About, ApiError, Cause, success};
 use crate::meta;
@@ -143,8 +143,17 @@ pub(crate) async fn create(request: Request, content_type: &str, bytes: Bytes) -
     let Decoded { value: mut object, duplicates } = body::decode(content_type, &bytes)?;
     let unknown = job.shape(&mut object, None)?;
     let warnings = job.judge_body(&unknown, &duplicates)?;
+    let dry_run = job.dry_run;
     let made = job.run(move |job, txn| rules::create::create(job.context(), txn, object)).await?;
-    Ok(request.one(201, &made).warn(warnings))
+    let reply = if dry_run && request.render.shape == Shape::Plain {
+        // what was not stored has no version
+        let mut value = request.render.value(&made);
+        meta::of_mut(&mut value).shift_remove("resourceVersion");
+        Reply::value(201, &value)
+    } else {
+        request.one(201, &made)
+    };
+    Ok(reply.warn(warnings))
 }
 
 pub(crate) async fn replace(

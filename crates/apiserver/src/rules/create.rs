@@ -37,7 +37,7 @@ pub(crate) fn create(ctx: Context, txn: &mut Txn, mut object: Value) -> Result<A
     };
     name(ctx, txn, &mut object);
     let name = meta::text(&object, "name").to_owned();
-    special::before_create(ctx, &mut object).map_err(|causes| ApiError::invalid(ctx.about_kind(&name), causes))?;
+    special::before_create(ctx, &mut object);
     ctx.admit_defaults(txn, Operation::Create, &name, None, &mut object)?;
     meta::reorder(&mut object);
     let mut wrong: Vec<Cause> = causes(served, &object);

@@ -15,9 +15,9 @@ pub(crate) const NAMESPACE_FINALIZER: &str = "kubernetes";
 const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// Fills in what the server decides about a new object.
-pub(crate) fn before_create(ctx: Context, object: &mut Value) -> Result<(), Vec<Cause>> {
+pub(crate) fn before_create(ctx: Context, object: &mut Value) {
     if !ctx.served().built_in {
-        return Ok(());
+        return;
     }
     match ctx.served().spec.kind.as_str() {
         "Namespace" => {
@@ -33,7 +33,6 @@ pub(crate) fn before_create(ctx: Context, object: &mut Value) -> Result<(), Vec<
         }
         _ => {}
     }
-    Ok(())
 }
 
 /// Keeps or derives what a client may not change.
@@ -102,8 +101,8 @@ pub(crate) fn validate(ctx: Context, new: &Value, old: Option<&Value>) -> Vec<Ca
         "Event" => {
             let wanted = meta::text(new, "namespace");
             let given = new["involvedObject"]["namespace"].as_str().unwrap_or_default();
-            // events about cluster-wide objects live in the default namespace
-            if given != wanted && !(given.is_empty() && wanted == "default") {
+            // events about cluster-wide objects live in a namespace of the system
+            if given != wanted && !(given.is_empty() && OWN_NAMESPACES.contains(&wanted)) {
                 out.push(Cause::invalid("involvedObject.namespace", &json!(given), "does not match event.namespace"));
             }
         }

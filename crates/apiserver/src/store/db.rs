@@ -84,6 +84,7 @@ impl Database {
         if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
             private_directory(parent).map_err(|source| OpenError::Directory { path: parent.to_owned(), source })?;
         }
+        private_file(path).map_err(|source| OpenError::Directory { path: path.to_owned(), source })?;
         let connection = Connection::open(path).map_err(fail)?;
         Self::prepare(&connection).map_err(fail)?;
         let found: i64 = connection.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(fail)?;
@@ -160,6 +161,13 @@ impl Database {
     }
 }
 
+/// Makes a file, or an existing one, readable by its owner alone: secrets are in it. SQLite gives its log the same mode.
+fn private_file(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))
+}
+
 /// Makes a directory, and its missing parents, that only its owner may enter.
 pub(crate) fn private_directory(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
@@ -191,6 +199,7 @@ mod tests {
         assert_eq!(rows, [("g".into(), "ps".into(), key, b"{\"a\":1}".to_vec())]);
         assert_eq!(db.version().unwrap(), 6);
         use std::os::unix::fs::PermissionsExt;
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
     }
 

@@ -231,7 +231,7 @@ pub async fn dry_run(target: &Target) -> Transcript {
     let mut t = Transcript::default();
     let widgets = target.namespace("dry-run").await;
     let made = target.post(&format!("{widgets}?dryRun=All"), widget("a", json!({"color": "red"}))).await;
-    t.say("create", json!([made.code, made.body["spec"], made.uid().len()]));
+    t.say("create", json!([made.code, made.body["spec"], made.uid().len(), made.version()]));
     t.say("was not created", target.get(&format!("{widgets}/a")).await.code);
     t.say(
         "a wrong value",
