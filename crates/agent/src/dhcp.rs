@@ -123,7 +123,7 @@ pub(crate) fn sync_gateways(agent: &Agent) -> Result<(), Error> {
             IpAddr::V6(_) => None,
         });
         let gateway = Gateway {
-            netns: multihome_plan::node::domain_name(n),
+            netns: format!("{}{}", agent.config.netns_prefix, multihome_plan::node::domain_name(n)),
             device: names::device(names::GATEWAY, &n.uid).as_str().to_owned(),
             address,
             relays: relays.collect(),

@@ -78,8 +78,10 @@ async fn tell(agent: &Agent, nic: &Arc<NetworkInterface>, lease: &LeaseView) -> 
     .await?;
     match &lease.last {
         Some(Fact::Acknowledged) if first => {
-            let with = if routed { "with" } else { "without" };
-            agent.events.normal(nic.as_ref(), "Leased", format!("the guest took {} {with} a default route", lease.address)).await;
+            // Two reasons, because Events of one reason are counted together under the first one's text.
+            let (reason, with) = if routed { ("LeasedWithRouter", "with") } else { ("Leased", "without") };
+            let text = format!("the guest took {} {with} a default route", lease.address);
+            agent.events.normal(nic.as_ref(), reason, text).await;
         }
         Some(Fact::Refused(Refusal::RoutesChanged)) => {
             agent.events.normal(nic.as_ref(), "RoutesChanged", "a renewal was refused so that the guest learns its new routes").await;

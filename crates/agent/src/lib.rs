@@ -37,6 +37,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// QEMU's program.
     pub qemu: PathBuf,
+    /// Put before the names of routing domains' namespaces; empty but where several nodes share a machine.
+    pub netns_prefix: String,
 }
 
 impl Config {

@@ -33,7 +33,7 @@ struct Inner {
 pub(crate) fn open_kernel(config: &Config, capabilities: Capabilities) -> Result<Kernel, Error> {
     let config = KernelConfig {
         host: Netns::current()?,
-        netns_prefix: String::new(),
+        netns_prefix: config.netns_prefix.clone(),
         state_dir: config.data_dir.join("dataplane"),
         // Taps are opened here and handed to QEMU.
         tap_owner: None,

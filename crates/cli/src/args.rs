@@ -18,6 +18,9 @@ pub struct Cli {
     /// Namespace of the objects
     #[arg(short, long, global = true, default_value = "default")]
     pub namespace: String,
+    /// Put before the names of routing domains' namespaces, where several nodes share a machine
+    #[arg(long, global = true, hide = true, env = "MULTIHOME_NETNS_PREFIX", default_value = "")]
+    pub netns_prefix: String,
     /// Say more on standard error; twice for everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,

@@ -9,6 +9,7 @@ use crate::CliError;
 /// Standard output, or a buffer in tests.
 pub struct Output {
     to: Box<dyn Write + Send>,
+    err: Box<dyn Write + Send>,
 }
 
 impl std::fmt::Debug for Output {
@@ -20,11 +21,15 @@ impl std::fmt::Debug for Output {
 impl Output {
     /// The process's standard output.
     pub fn stdout() -> Self {
-        Self { to: Box::new(std::io::stdout()) }
+        Self { to: Box::new(std::io::stdout()), err: Box::new(std::io::stderr()) }
     }
-    /// Anything else that takes bytes.
-    pub fn to(writer: impl Write + Send + 'static) -> Self {
-        Self { to: Box::new(writer) }
+    /// Anything else that takes bytes: for data, and for everything else.
+    pub fn to(data: impl Write + Send + 'static, rest: impl Write + Send + 'static) -> Self {
+        Self { to: Box::new(data), err: Box::new(rest) }
+    }
+    /// Writes a remark, or an error that does not end the command, to standard error.
+    pub fn note(&mut self, text: impl std::fmt::Display) {
+        let _ = writeln!(self.err, "{text}");
     }
     /// Writes a line. A reader that has gone away ends the program quietly, as in a pipe.
     pub fn line(&mut self, text: impl AsRef<str>) {

@@ -64,6 +64,8 @@ struct Entry {
     lease: Mutex<Lease>,
 }
 
+type ByMac = HashMap<MacAddr, Arc<Entry>>;
+
 /// A port of a guest.
 #[derive(Debug)]
 struct Port {
@@ -94,7 +96,7 @@ struct RunningGateway {
 struct Shared {
     entries: RwLock<HashMap<Arc<str>, Arc<Entry>>>,
     /// By network, then MAC: for messages that come through the gateway.
-    by_mac: RwLock<HashMap<Arc<str>, HashMap<MacAddr, Arc<Entry>>>>,
+    by_mac: RwLock<HashMap<Arc<str>, ByMac>>,
     changed: Mutex<BTreeSet<Arc<str>>>,
     notify: Notify,
 }

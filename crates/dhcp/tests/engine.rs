@@ -1,4 +1,5 @@
 //! The engine's answers, message by message, as RFC 2131 and the promise of one default route want them.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};

@@ -4,6 +4,9 @@
 //! wrong are kept as written and turned into checked types (see [`checked`]) at the door; the rest of the
 //! program works with the checked ones. This crate does no I/O and knows no other crate of the project.
 
+// kube's printcolumn attributes repeat their keys by design.
+#![allow(clippy::duplicated_attributes)]
+
 pub mod checked;
 mod claim;
 mod cluster_network;

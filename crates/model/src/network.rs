@@ -148,7 +148,7 @@ pub struct IpFamilySpec {
     /// Addresses that are never given to a NIC: `FIRST-LAST` or a single address each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
-    /// Who serves DHCP: Server (Multihome), Guard (a server of yours, guarded), Off (nobody). Default: Server for
+    /// Who serves DHCP: Server (Multihome), Guard (a server of yours, guarded), None (nobody). Default: Server for
     /// Management and Overlay and for networks of a Vpc, else Guard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dhcp: Option<DhcpMode>,
@@ -197,7 +197,7 @@ pub enum DhcpMode {
     /// A server of yours answers; Multihome stands between and keeps the route plan true.
     Guard,
     /// Nobody does.
-    Off,
+    None,
 }
 
 /// Where a network's CIDR and gateway come from.
@@ -293,9 +293,9 @@ impl NetworkSpec {
     /// Who serves DHCP for a family.
     pub fn dhcp_mode(&self, family: Family) -> DhcpMode {
         match self.family(family) {
-            None => DhcpMode::Off,
+            None => DhcpMode::None,
             Some(f) => f.dhcp.unwrap_or(match self.r#type {
-                NetworkType::VlanTrunk | NetworkType::Cni => DhcpMode::Off,
+                NetworkType::VlanTrunk | NetworkType::Cni => DhcpMode::None,
                 _ if self.owns_gateway() => DhcpMode::Server,
                 _ => DhcpMode::Guard,
             }),

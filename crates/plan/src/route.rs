@@ -191,8 +191,8 @@ fn method(subnet: &Subnet, has_address: bool) -> Method {
     match subnet.dhcp {
         DhcpMode::Server => Method::Server,
         DhcpMode::Guard => Method::Guard,
-        DhcpMode::Off if has_address => Method::Static,
-        DhcpMode::Off => Method::None,
+        DhcpMode::None if has_address => Method::Static,
+        DhcpMode::None => Method::None,
     }
 }
 

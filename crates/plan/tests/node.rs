@@ -1,4 +1,5 @@
 //! The node plan and its diff, for random nodes: what the engines rely on.
+#![allow(clippy::unwrap_used)]
 
 use std::net::IpAddr;
 

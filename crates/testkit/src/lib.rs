@@ -146,10 +146,12 @@ impl Node {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut c = Command::new("ip");
-        // «ip netns exec» replaces itself, so that the child's pid is the program's.
-        c.args(["netns", "exec", &self.netns]).arg(&self.binary).args(args);
+        // Not «ip netns exec»: that makes a mount namespace of its own, in which namespaces that the server makes would
+        // be lost to the next one. nsenter replaces itself, so that the child's pid is the program's.
+        let mut c = Command::new("nsenter");
+        c.arg(format!("--net=/run/netns/{}", self.netns)).arg("--").arg(&self.binary).args(args);
         c.env("MULTIHOME_DATA_DIR", self.data_dir()).env_remove("KUBECONFIG");
+        c.env("MULTIHOME_NETNS_PREFIX", format!("{}-", self.netns));
         c
     }
 

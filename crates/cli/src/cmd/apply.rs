@@ -53,9 +53,10 @@ pub(super) async fn run(ctx: &Context, args: &Apply, out: &mut Output) -> CliRes
     for d in documents {
         match one(ctx, d, args.dry_run).await {
             Ok(line) => out.line(line),
+            Err(e) if total == 1 => return Err(e),
             Err(e) => {
                 failed += 1;
-                e.print();
+                out.note(&e);
             }
         }
     }

@@ -38,9 +38,10 @@ pub(super) async fn run(ctx: &Context, args: &Delete, out: &mut Output) -> CliRe
         let ns = namespace.as_deref().unwrap_or(&ctx.namespace);
         match remove(ctx, kind, name, ns, !args.no_wait).await {
             Ok(line) => out.line(line),
+            Err(e) if targets.len() == 1 => return Err(e),
             Err(e) => {
                 failed += 1;
-                e.print();
+                out.note(&e);
             }
         }
     }

@@ -115,7 +115,7 @@ pub(super) async fn run(ctx: &Context, args: &Demo) -> CliResult {
     let mut code = 1;
     for attempt in 0..20 {
         let last = attempt == 19;
-        let mut quiet = if last { Output::stdout() } else { Output::to(std::io::sink()) };
+        let mut quiet = if last { Output::stdout() } else { Output::to(std::io::sink(), std::io::sink()) };
         let args = Doctor { target: Some(format!("vm/{VM}")), output: Format::Table };
         code = doctor::run(ctx, &args, &mut quiet).await?;
         if code == 0 {

@@ -79,8 +79,7 @@ impl Listing<'_> {
         if let Some(name) = self.name {
             return Ok(serde_json::to_value(api.get(name).await?)?);
         }
-        let mut params = ListParams::default();
-        params.label_selector = self.selector.map(str::to_owned);
+        let params = ListParams { label_selector: self.selector.map(str::to_owned), ..Default::default() };
         let list: ObjectList<DynamicObject> = api.list(&params).await?;
         let (api_version, kind) = (&self.kind.resource.api_version, &self.kind.resource.kind);
         let items: Vec<Value> = list
@@ -139,7 +138,7 @@ impl Listing<'_> {
             .collect();
         if rows.is_empty() {
             let place = if with_namespace || !self.kind.namespaced { String::new() } else { format!(" in namespace {}", ctx.namespace) };
-            eprintln!("no {} found{place}", self.kind.resource.plural);
+            out.note(format!("no {} found{place}", self.kind.resource.plural));
         } else {
             out.table(&header, &rows);
         }

@@ -20,6 +20,14 @@ pub(super) async fn run(ctx: &Context, command: &NetworkCommand, out: &mut Outpu
     }
 }
 
+/// The first address that a router can have.
+fn first_address(net: ipnet::IpNet) -> Option<String> {
+    let mut hosts = net.trunc().hosts();
+    // The first of an IPv6 subnet is the routers' anycast address (RFC 4291 section 2.6.1).
+    let a = if net.addr().is_ipv6() && net.prefix_len() < 127 { hosts.nth(1) } else { hosts.next() };
+    a.map(|a| a.to_string())
+}
+
 async fn create(ctx: &Context, args: &NetworkCreate, out: &mut Output) -> CliResult {
     let kind = match args.r#type.to_lowercase().as_str() {
         "management" => NetworkType::Management,
@@ -33,7 +41,7 @@ async fn create(ctx: &Context, args: &NetworkCreate, out: &mut Output) -> CliRes
     let gateway = match (&args.gateway, &args.cidr) {
         (Some(g), _) => Some(g.clone()),
         (None, Some(cidr)) if !args.no_gateway => {
-            cidr.parse::<ipnet::IpNet>().ok().and_then(|n| n.hosts().next()).map(|a| a.to_string())
+            cidr.parse::<ipnet::IpNet>().ok().and_then(first_address)
         }
         _ => None,
     };

@@ -110,7 +110,7 @@ async fn create(ctx: &Context, args: &NicCreate, out: &mut Output) -> CliResult 
     out.line(format!("networkinterface.multihome.io/{name} created"));
     if let Some(seconds) = args.wait {
         wait_ready(ctx, &name, Duration::from_secs(seconds)).await?;
-        eprintln!("ready after {} ms", started.elapsed().as_millis());
+        out.note(format!("ready after {} ms", started.elapsed().as_millis()));
     }
     Ok(0)
 }
@@ -128,7 +128,7 @@ pub(super) async fn wait_ready(ctx: &Context, name: &str, patience: Duration) ->
                 return Err(CliError::new(format!("NIC {name:?} is not ready after {} s: {why}", patience.as_secs()))
                     .hint(format!("multihome trace nic/{name}")));
             }
-            _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            _ => tokio::time::sleep(Duration::from_millis(5)).await,
         }
     }
 }

@@ -91,6 +91,7 @@ pub(super) async fn run(cli: &Cli, args: &Serve) -> CliResult {
         node: args.node_name.clone().map_or_else(host_name, Ok)?,
         data_dir: cli.data_dir.clone(),
         qemu: args.qemu.clone(),
+        netns_prefix: cli.netns_prefix.clone(),
     };
     let api = open_api(&cli.data_dir.join("multihome.db"), (!args.no_agent).then(|| agent.images()))?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -144,8 +145,12 @@ pub(super) async fn teardown(cli: &Cli, args: &Teardown) -> CliResult {
     if tokio::net::UnixStream::connect(&socket).await.is_ok() {
         return Err(CliError::new("«multihome serve» runs with this data directory").hint("stop it first"));
     }
-    let config =
-        AgentConfig { node: String::new(), data_dir: cli.data_dir.clone(), qemu: PathBuf::from("qemu-system-x86_64") };
+    let config = AgentConfig {
+        node: String::new(),
+        data_dir: cli.data_dir.clone(),
+        qemu: PathBuf::from("qemu-system-x86_64"),
+        netns_prefix: cli.netns_prefix.clone(),
+    };
     eprintln!("removing all VMs, devices, namespaces and tables of Multihome from this node");
     let mut left = multihome_agent::teardown(&config).await?;
     if args.purge {

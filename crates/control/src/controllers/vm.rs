@@ -222,7 +222,7 @@ async fn schedule(ctx: &Context, key: &Key, vmi: &VirtualMachineInstance) -> Out
 fn is_ready(node: &Node) -> bool {
     let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
     conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
-        && !node.spec.as_ref().is_some_and(|s| s.unschedulable == Some(true))
+        && node.spec.as_ref().is_none_or(|s| s.unschedulable != Some(true))
 }
 
 fn selected(node: &Node, spec: &VirtualMachineInstanceSpec) -> bool {

@@ -1,0 +1,261 @@
+//! Every command's output, against the embedded API with its controllers and no node.
+#![allow(clippy::unwrap_used)]
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use clap::Parser;
+use kube::Client;
+use multihome::cmd::{Context, run_with, serve};
+use multihome::{Cli, Output};
+use multihome_control::World;
+
+/// A writer whose text can be read afterwards.
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Server {
+    ctx: Context,
+    dir: tempfile::TempDir,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let api = serve::open_api(&dir.path().join("test.db"), None).unwrap();
+        let client = Client::new(api, "default");
+        let world = World::watch(&client);
+        tokio::spawn(multihome_control::run(client.clone(), world));
+        let ctx = Context { client, namespace: "default".into(), data_dir: dir.path().to_owned() };
+        Self { ctx, dir }
+    }
+
+    /// Runs a command line; everything that it wrote, data first, and its error.
+    async fn run(&self, line: &str) -> String {
+        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap_or_else(|e| panic!("{line}: {e}"));
+        let (data, rest) = (Shared::default(), Shared::default());
+        let mut out = Output::to(data.clone(), rest.clone());
+        let result = run_with(&cli.command, &self.ctx, &mut out).await;
+        let mut text = String::from_utf8(data.0.lock().unwrap().clone()).unwrap();
+        text += &String::from_utf8(rest.0.lock().unwrap().clone()).unwrap();
+        match result {
+            Ok(0) => {}
+            Ok(code) => text += &format!("(exit code {code})\n"),
+            Err(e) => text += &format!("{e}\n(exit code {})\n", e.code()),
+        }
+        text
+    }
+
+    async fn apply(&self, manifest: &str) -> String {
+        let path = self.dir.path().join("manifest.yaml");
+        std::fs::write(&path, manifest).unwrap();
+        self.run(&format!("multihome apply -f {}", path.display())).await.replace(&path.display().to_string(), "FILE")
+    }
+
+    /// Waits until a command's output contains something.
+    async fn until(&self, line: &str, what: &str) {
+        for _ in 0..200 {
+            if self.run(line).await.contains(what) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{line} never said {what:?}: {}", self.run(line).await);
+    }
+}
+
+const NETWORKS: &str = "
+apiVersion: multihome.io/v1alpha1
+kind: Network
+metadata: {name: mgmt}
+spec: {type: Management, ipv4: {cidr: 10.1.0.0/24, gateway: 10.1.0.1, dns: [10.1.0.53]}}
+---
+apiVersion: multihome.io/v1alpha1
+kind: Network
+metadata: {name: tiny}
+spec: {type: Management, ipv4: {cidr: 10.2.0.0/30, gateway: 10.2.0.1}}
+---
+apiVersion: multihome.io/v1alpha1
+kind: Network
+metadata: {name: vlan}
+spec: {type: Vlan, vlan: {id: 100}, ipv4: {cidr: 10.3.0.0/24, gateway: 10.3.0.1, dhcp: None}}
+---
+apiVersion: kubevirt.io/v1
+kind: VirtualMachine
+metadata: {name: web}
+spec:
+  running: false
+  template:
+    spec:
+      domain: {devices: {interfaces: [{name: mgmt, bridge: {}}, {name: vlan, bridge: {}}]}}
+      networks: [{name: mgmt, pod: {}}, {name: vlan, multus: {networkName: vlan}}]
+";
+
+/// One management network only, so that `pod` means it.
+fn networks() -> String {
+    NETWORKS.replace("metadata: {name: mgmt}", "metadata: {name: mgmt, annotations: {multihome.io/pod-network: \"true\"}}")
+}
+
+macro_rules! snapshot {
+    ($name:expr, $text:expr) => {{
+        let text: String = $text;
+        insta::with_settings!({filters => vec![
+            (r"02(:[0-9a-f]{2}){5}", "<MAC>"),
+            (r"02[0-9a-f]{10}", "<MAC>"),
+            (r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}(\.[0-9]+)?Z", "<TIME>"),
+            (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<UID>"),
+            (r"resourceVersion: \S+", "resourceVersion: <VERSION>"),
+            (r#""resourceVersion": "[0-9]+""#, r#""resourceVersion": "<VERSION>""#),
+            (r"(?m)\b[0-9]+(s|ms|m)$", "<AGE>"),
+        ], prepend_module_to_snapshot => false}, { insta::assert_snapshot!($name, text) });
+    }};
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_life_of_networks_and_nics() {
+    let s = Server::start().await;
+    let mut text = s.apply(&networks()).await;
+    text += &s.apply(&networks()).await;
+    snapshot!("apply", text);
+    s.until("multihome get nic web-vlan -o yaml", "address: 10.3.0.2").await;
+    s.until("multihome get nic web-mgmt -o yaml", "address: 10.1.0.2").await;
+    snapshot!("get-net", s.run("multihome get net").await);
+    snapshot!("get-nic-name", s.run("multihome get nic -o name").await);
+    snapshot!("get-several", s.run("multihome get vm,vmi").await);
+    snapshot!("get-json", s.run("multihome get claim mgmt.10-1-0-2 -o json").await);
+    snapshot!("network-create", s.run("multihome network create backup --cidr 10.9.0.0/24 --lease 600").await);
+    s.until("multihome get net backup -o yaml", "mtu: 1500").await;
+    snapshot!("network-list", s.run("multihome network list -A").await);
+    snapshot!("nic-create", s.run("multihome nic create --network backup --vm web --address 10.9.0.9").await);
+    s.until("multihome get nic web-backup -o yaml", "address: 10.9.0.9/24").await;
+    snapshot!("set-primary", s.run("multihome nic set-primary web-backup").await);
+    s.until("multihome get nic web-backup -o yaml", "- IPv4").await;
+    snapshot!("nic-link", s.run("multihome nic link web-backup down").await);
+    snapshot!("nic-list", s.run("multihome nic list").await);
+    snapshot!("nic-yaml", s.run("multihome get nic web-backup -o yaml").await);
+    snapshot!("vm-list", s.run("multihome vm list").await);
+    snapshot!("vm-reboot-stopped", s.run("multihome vm reboot web").await);
+    snapshot!("doctor-stopped", s.run("multihome doctor").await);
+    snapshot!("doctor-json", s.run("multihome doctor vm/web -o json").await);
+    snapshot!("doctor-nobody", s.run("multihome doctor vm/nobody").await);
+    snapshot!("network-delete-used", s.run("multihome network delete backup").await);
+    snapshot!("nic-detach", s.run("multihome nic detach web-backup").await);
+    snapshot!("nic-attach", s.run("multihome nic attach web-backup --vm web").await);
+    snapshot!("nic-delete", s.run("multihome nic delete web-backup").await);
+    snapshot!("network-delete", s.run("multihome network delete backup").await);
+    snapshot!("vm-delete", s.run("multihome vm delete web").await);
+    snapshot!("get-nothing", s.run("multihome get vm").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused() {
+    let s = Server::start().await;
+    s.apply(&networks()).await;
+    s.until("multihome get nic web-mgmt -o yaml", "address: 10.1.0.2").await;
+    s.until("multihome get nic web-mgmt -o yaml", "mac: ").await;
+    let mut text = String::new();
+    for line in [
+        "network create v --type vlan --vlan 4095",
+        "network create v --type vlan --vlan 100",
+        "network create n --cidr 10.0.0.1/24",
+        "network create n --cidr 10.0.0/24",
+        "network create n --cidr 10.0.0.0/24 --gateway 10.0.1.1",
+        "network create n --cidr 10.0.0.0/24 --mtu 500",
+        "network create n --cidr fd00::/64 --mtu 1000",
+        "network create n --cidr 10.0.0.0/24 --mtu 9000",
+        "network create Not_A_Label --cidr 10.0.0.0/24",
+        "network create n --type tunnel",
+        "nic create x --network nowhere",
+        "nic create x --network mgmt --vm nobody",
+        "nic create x --network mgmt --vm web",
+        "nic create x --network mgmt --address 10.7.0.1",
+        "nic create x --network mgmt --address 10.1.0.1",
+        "nic create x --network mgmt --address 10.1.0.0",
+        "nic create x --network mgmt --address 10.1.0.255",
+        "nic create x --network mgmt --address 10.1.0.2",
+        "nic create x --network mgmt --address somewhere",
+        "nic create x --network mgmt --mac 01:00:5e:00:00:01",
+        "nic create x --network mgmt --mac 02:00",
+        "nic create UPPER --network mgmt",
+        "nic create --network mgmt",
+        "nic set-primary nobody",
+        "delete net mgmt",
+        "delete cn mgmt",
+        "delete net nowhere",
+        "get pods",
+        "doctor node/x",
+        "trace vm/web",
+    ] {
+        text += &format!("$ multihome {line}\n{}\n", s.run(&format!("multihome {line}")).await);
+    }
+    // An exhausted pool says how many addresses there are and who could be freed.
+    s.run("multihome nic create only --network tiny").await;
+    s.until("multihome get nic only -o yaml", "address: 10.2.0.2").await;
+    text += &format!("$ multihome nic create more --network tiny\n{}\n", s.run("multihome nic create more --network tiny").await);
+    // Two primaries, and a MAC that is taken.
+    s.run("multihome nic create a --network tiny --mac 02:00:00:00:00:aa").await;
+    snapshot!("refused", text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_manifests_are_refused() {
+    let s = Server::start().await;
+    s.apply(&networks()).await;
+    s.until("multihome get nic web-mgmt -o yaml", "address: 10.1.0.2").await;
+    let nic = |name: &str, spec: &str| {
+        format!("apiVersion: multihome.io/v1alpha1\nkind: NetworkInterface\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n")
+    };
+    let net = |name: &str, spec: &str| {
+        format!("apiVersion: multihome.io/v1alpha1\nkind: Network\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n")
+    };
+    let vm = |interfaces: &str, networks: &str| {
+        format!(
+            "apiVersion: kubevirt.io/v1\nkind: VirtualMachine\nmetadata: {{name: other}}\nspec: {{running: false, template: {{spec: {{domain: {{devices: {{interfaces: {interfaces}}}}}, networks: {networks}}}}}}}\n---\n"
+        )
+    };
+    s.apply(&net("extra", "{type: Management, ipv4: {cidr: 10.5.0.0/24, gateway: 10.5.0.1}}")).await;
+    s.apply(&nic("first", "{network: extra, vm: web, primary: true, mac: \"02:00:00:00:00:01\"}")).await;
+    let mut text = String::new();
+    for (what, manifest) in [
+        ("a misspelt field", nic("x", "{network: mgmt, primry: true}")),
+        ("a wrong type", nic("x1", "{network: mgmt, primary: maybe}")),
+        ("a second primary", nic("x2", "{network: tiny, vm: web, primary: true}")),
+        ("a MAC that is taken", nic("x3", "{network: extra, mac: \"02:00:00:00:00:01\"}")),
+        ("overlapping subnets in one VM", net("overlap", "{type: Management, ipv4: {cidr: 10.5.0.0/25, gateway: 10.5.0.1}}") + &nic("x4", "{network: overlap, vm: web}")),
+        ("a default route as a route", net("x", "{type: Management, ipv4: {cidr: 10.6.0.0/24, gateway: 10.6.0.1, routes: [{to: 0.0.0.0/0}]}}")),
+        ("an address outside the pools", net("pooled", "{type: Management, ipv4: {cidr: 10.8.0.0/24, gateway: 10.8.0.1, pools: [10.8.0.10-10.8.0.20], exclude: [10.8.0.15]}}") + &nic("x5", "{network: pooled, ipv4: {address: 10.8.0.30}}") + &nic("x6", "{network: pooled, ipv4: {address: 10.8.0.15}}")),
+        ("an interface without a network", vm("[{name: a, bridge: {}}]", "[]")),
+        ("a network without an interface", vm("[]", "[{name: a, pod: {}}]")),
+        ("a network that does not exist", vm("[{name: a, bridge: {}}]", "[{name: a, multus: {networkName: nowhere}}]")),
+        ("two NICs on one network", vm("[{name: a, bridge: {}}, {name: b, bridge: {}}]", "[{name: a, multus: {networkName: vlan}}, {name: b, multus: {networkName: vlan}}]")),
+        ("another binding", vm("[{name: a, sriov: {}}]", "[{name: a, multus: {networkName: vlan}}]")),
+        ("a kind that is not served", "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n".to_owned()),
+    ] {
+        text += &format!("# {what}\n{}\n", s.apply(&manifest).await);
+    }
+    snapshot!("refused-manifests", text);
+}
+
+#[test]
+fn plan_without_a_server() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/three-networks.yaml");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut text = String::new();
+    for line in [format!("multihome plan -f {path} --node node1"), format!("multihome plan -f {path} -o json")] {
+        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+        let data = Shared::default();
+        runtime.block_on(multihome::run(cli, &mut Output::to(data.clone(), std::io::sink()))).unwrap();
+        text += &String::from_utf8(data.0.lock().unwrap().clone()).unwrap();
+    }
+    insta::with_settings!({prepend_module_to_snapshot => false}, { insta::assert_snapshot!("plan", text) });
+}

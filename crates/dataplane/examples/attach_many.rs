@@ -1,0 +1,71 @@
+//! For benchmarks: what the n-th NIC on a node costs, in a namespace of its own that is gone afterwards.
+//!
+//!     attach_many COUNT
+//!
+//! Prints `N MICROSECONDS` for the median of 20 attachments (facts, tap, bridge port) around each power of ten.
+
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use multihome_dataplane::Engine;
+use multihome_dataplane::kernel::{Config, Kernel};
+use multihome_model::{MacAddr, Mtu, names};
+use multihome_netlink::Netns;
+use multihome_plan::node::{Bridge, Port, Security, Step, Tap};
+
+/// NICs per bridge: the kernel takes at most 1024 ports on one.
+const PER_BRIDGE: u32 = 1000;
+const SAMPLE: u32 = 20;
+
+fn steps(i: u32) -> [Step; 2] {
+    let name = names::device(names::TAP, &format!("nic-{i}"));
+    let [_, a, b, c] = i.to_be_bytes();
+    let mac = MacAddr([2, 0, 0, a, b, c]);
+    let security = Security::Strict {
+        mac,
+        ipv4: [Ipv4Addr::from(0x0a00_0000 + i)].into(),
+        ipv6: [mac.link_local()].into(),
+    };
+    let bridge = names::device(names::BRIDGE, &format!("net-{}", i / PER_BRIDGE));
+    let tap = Tap { alias: format!("nic bench/{i}"), bridge, mtu: Mtu::ETHERNET, queues: 1, tx_queue_length: None };
+    [Step::PutPort(name.clone(), Port { dhcp_served: true, security }), Step::PutTap(name, tap)]
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let count: u32 = std::env::args().nth(1).unwrap_or_else(|| "10000".into()).parse()?;
+    let dir = std::env::temp_dir().join(format!("mh-attach-many-{}", std::process::id()));
+    std::fs::create_dir_all(&dir)?;
+    let config = Config {
+        host: Netns::anonymous()?,
+        netns_prefix: format!("bench{}-", std::process::id()),
+        state_dir: dir.clone(),
+        tap_owner: None,
+        capabilities: multihome_netlink::probe()?,
+    };
+    let mut engine = Kernel::open(config)?;
+    let mut apply = |steps: &[Step]| match engine.apply(steps).into_iter().next() {
+        Some(e) => Err(e),
+        None => Ok(()),
+    };
+    for b in 0..=count / PER_BRIDGE {
+        let name = names::device(names::BRIDGE, &format!("net-{b}"));
+        apply(&[Step::PutBridge(name, Bridge { alias: format!("net bench/{b}"), mtu: Mtu::ETHERNET })])?;
+    }
+    let mut marks: Vec<u32> = (1..8).map(|p| 10u32.pow(p)).filter(|n| *n <= count).collect();
+    marks.reverse();
+    let mut sample = vec![];
+    for i in 0..count + SAMPLE {
+        let start = Instant::now();
+        apply(&steps(i))?;
+        if marks.last().is_some_and(|m| i >= *m) {
+            sample.push(start.elapsed().as_micros());
+            if sample.len() == SAMPLE as usize {
+                sample.sort_unstable();
+                println!("{} {}", marks.pop().unwrap_or_default(), sample[sample.len() / 2]);
+                sample.clear();
+            }
+        }
+    }
+    std::fs::remove_dir_all(&dir)?;
+    Ok(())
+}
