@@ -77,6 +77,11 @@ pub(crate) fn types() -> Vec<Served> {
             vec![Column::new("Secrets", "string", ".secrets"), age()],
             core_rules,
         ),
+        built_in::<Pod>(
+            kind("", "v1", "Pod", "pods", &["po"], true, true),
+            vec![Column::new("Status", "string", ".status.phase"), age()],
+            Rules { read_only: true, ..core_rules },
+        ),
         built_in::<Lease>(
             kind("coordination.k8s.io", "v1", "Lease", "leases", &[], true, false),
             vec![Column::new("Holder", "string", ".spec.holderIdentity"), age()],
@@ -127,7 +132,38 @@ fn kind(
         status_subresource: status,
         schema: Value::Null,
         columns: Vec::new(),
+        strict: false,
     }
+}
+
+/// A pod, as far as clients that look for pods need one: there are none, and none can be made, but
+/// `kubectl describe node` lists those of the node.
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(dead_code, reason = "only its schema is used")]
+struct Pod {
+    /// What was wished.
+    spec: Option<PodSpec>,
+    /// What was observed.
+    status: Option<PodStatus>,
+}
+
+/// What a pod wishes.
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(dead_code, reason = "only its schema is used")]
+struct PodSpec {
+    /// The node that runs it.
+    node_name: Option<String>,
+}
+
+/// What is observed of a pod.
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(dead_code, reason = "only its schema is used")]
+struct PodStatus {
+    /// What it is doing.
+    phase: Option<String>,
 }
 
 fn built_in<T: JsonSchema>(mut spec: ResourceType, columns: Vec<Column>, rules: Rules) -> Served {

@@ -29,6 +29,9 @@ pub struct ResourceType {
     pub schema: Value,
     /// Printer columns beside the name.
     pub columns: Vec<Column>,
+    /// Unknown fields are refused unless the client asks for less (`fieldValidation=Warn` or `Ignore`), instead of being
+    /// dropped with a warning, which is what Kubernetes does unless the client asks for more.
+    pub strict: bool,
 }
 
 /// One printer column of a resource type.
@@ -111,6 +114,7 @@ impl ResourceType {
                 .cloned()
                 .ok_or(CrdError::Field("spec.versions[].schema.openAPIV3Schema"))?,
             columns,
+            strict: false,
         })
     }
 }

@@ -152,8 +152,10 @@ impl Query {
         Ok(all)
     }
 
-    pub fn field_validation(&self) -> Result<FieldValidation, ApiError> {
+    /// How unknown fields are taken; `strict` says what holds where the client does not.
+    pub fn field_validation(&self, strict: bool) -> Result<FieldValidation, ApiError> {
         match self.get("fieldValidation") {
+            None if strict => Ok(FieldValidation::Strict),
             None | Some("Warn") => Ok(FieldValidation::Warn),
             Some("Ignore") => Ok(FieldValidation::Ignore),
             Some("Strict") => Ok(FieldValidation::Strict),

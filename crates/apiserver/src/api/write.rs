@@ -39,12 +39,13 @@ enum Made {
 
 impl Job {
     fn new(request: &Request) -> Result<Self, ApiError> {
+        let strict = request.server.registry.get(request.found.id).spec.strict;
         Ok(Self {
             server: request.server.clone(),
             found: request.found.clone(),
             namespace: request.namespace.clone(),
             dry_run: request.query.dry_run()?,
-            validation: request.query.field_validation()?,
+            validation: request.query.field_validation(strict)?,
         })
     }
 

@@ -74,7 +74,9 @@ impl Admission for Door {
 /// # Errors
 /// When the database cannot be opened.
 pub fn open_api(database: &Path, images: Option<ImageStore>) -> Result<ApiServer, CliError> {
-    let types = multihome_model::crds().iter().map(ResourceType::from_crd).collect::<Result<Vec<_>, _>>()?;
+    let mut types = multihome_model::crds().iter().map(ResourceType::from_crd).collect::<Result<Vec<_>, _>>()?;
+    // A misspelt field of ours is refused; KubeVirt's kinds keep what they do not know.
+    types.iter_mut().for_each(|t| t.strict = t.group == multihome_model::GROUP);
     let check = images.map(|store| {
         let check: Arc<multihome_control::admission::ImageCheck> =
             Arc::new(move |name: &str| store.lookup(name).map(drop).map_err(|e| e.to_string()));
