@@ -2,8 +2,8 @@
 
 use super::protobuf;
 use crate::error::ApiError;
-use bytes::Bytes;
-use http_body_util::{BodyExt, Limited, combinators::UnsyncBoxBody};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use std::convert::Infallible;
@@ -21,16 +21,29 @@ const ACCEPTED: &str = "application/json, application/yaml";
 /// How deep JSON may be nested; it is read recursively.
 const DEPTH: usize = 100;
 
+/// What is too large is read to its end all the same, up to this: many clients look for an answer only after they have
+/// sent everything.
+const DRAINED: usize = 16 << 20;
+
 pub(crate) async fn read<B>(body: B) -> Result<Bytes, ApiError>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    match Limited::new(body, LIMIT).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(e) if e.is::<http_body_util::LengthLimitError>() => Err(ApiError::too_large(LIMIT)),
-        Err(_) => Err(ApiError::bad_request("the body of the request could not be read")),
+    let mut body = std::pin::pin!(body);
+    let (mut whole, mut length) = (BytesMut::new(), 0_usize);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| ApiError::bad_request("the body of the request could not be read"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        length = length.saturating_add(data.len());
+        if length > DRAINED {
+            break;
+        }
+        if length <= LIMIT {
+            whole.extend_from_slice(&data);
+        }
     }
+    if length > LIMIT { Err(ApiError::too_large(LIMIT)) } else { Ok(whole.freeze()) }
 }
 
 /// A decoded body, with the paths of fields that occur twice.
