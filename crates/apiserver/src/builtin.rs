@@ -8,6 +8,7 @@ use crate::resource::{Column, ResourceType};
 use crate::schema::Schema;
 use k8s_openapi::api::{coordination::v1::Lease, core::v1 as core};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -142,6 +143,8 @@ fn kind(
 #[serde(rename_all = "camelCase")]
 #[expect(dead_code, reason = "only its schema is used")]
 struct Pod {
+    /// Who it is.
+    metadata: Option<ObjectMeta>,
     /// What was wished.
     spec: Option<PodSpec>,
     /// What was observed.
@@ -182,7 +185,7 @@ pub(crate) fn events_schema() -> Value {
 
 /// The schema of every object's metadata.
 pub(crate) fn metadata_schema() -> Value {
-    schema_of::<k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta>()
+    schema_of::<ObjectMeta>()
 }
 
 /// The structural schema of a Kubernetes type, without references.
