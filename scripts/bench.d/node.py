@@ -1,0 +1,60 @@
+"""Row 6: the n-th NIC of a node. Row 9: the server alone."""
+import os, shutil, statistics, time
+from lib import *
+
+
+def scale():
+    say("scale: attaching 10,000 NICs")
+    out = run(os.path.join(EXAMPLES, "attach_many"), "10000", timeout=1800).stdout
+    at = {int(n): int(us) for n, us in (line.split() for line in out.splitlines())}
+    for n, us in at.items():
+        if n != 10:
+            row(f"6 attaching NIC {n:,}, µs (median of 20)", f"{us}", f"NIC 10: {at[10]}", f"{us / at[10]:.2f}", "within 1.5",
+                us <= 1.5 * at[10])
+
+
+def start():
+    say("start: the server alone, 5 times")
+    ready, memory = [], []
+    for _ in range(5):
+        node = Node()
+        time.sleep(1.5)
+        ready.append(node.ready)
+        memory.append(rss_mib(node.process.pid))
+        node.close()
+    r, m = statistics.median(ready), statistics.median(memory)
+    try:
+        peer, ratio = apiserver(r, m)
+    except Exception as e:  # noqa: the peer is optional, our own figure is not
+        peer, ratio = f"failed: {str(e)[:120]}", "–"
+    row("9 `serve`, empty: ready, s; memory, MiB", f"{r:.2f}; {m:.0f}", peer, ratio, "0.3 s; 40 MB (38 MiB)", r < 0.3 and m * 1.048576 < 40)
+
+
+def apiserver(r, m):
+    """A kube-apiserver with etcd, where $MULTIHOME_KUBE_TOOLS names a directory with the scripts build, up and down."""
+    tools = os.environ.get("MULTIHOME_KUBE_TOOLS")
+    if not tools:
+        return "not run: $MULTIHOME_KUBE_TOOLS is not set", "–"
+    say("start: kube-apiserver with etcd (built once, some minutes)")
+    run(os.path.join(tools, "build"), timeout=1800)
+    ns, d = namespace(f"{ID}k"), directory()
+    took, mem = [], []
+    for i in range(3):
+        at = os.path.join(d, str(i))
+        os.mkdir(at)
+        # Keys and certificates are made once and are no part of a start.
+        if i:
+            shutil.copytree(os.path.join(d, "0", "pki"), os.path.join(at, "pki"))
+        began = time.monotonic()
+        with open(os.path.join(d, "log"), "w") as log:
+            p = spawn(*inside(ns, os.path.join(tools, "up"), at, "26443", "22379"), stdout=log, stderr=log)
+            if p.wait(120) != 0:
+                raise RuntimeError(tail(os.path.join(d, "log")))
+        if i:
+            took.append(time.monotonic() - began)
+            time.sleep(1.5)
+            mem.append(sum(rss_mib(int(open(os.path.join(at, f"{n}.pid")).read())) for n in ("etcd", "apiserver")))
+        run(*inside(ns, os.path.join(tools, "down"), at), check=False)
+    drop_namespace(ns)
+    t, k = statistics.median(took), statistics.median(mem)
+    return f"kube-apiserver and etcd: {t:.2f}; {k:.0f}", f"{r / t:.2f}; {m / k:.2f}"
