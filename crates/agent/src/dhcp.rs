@@ -35,7 +35,10 @@ fn stands(lease: &LeaseView) -> Option<SystemTime> {
     lease.told.as_ref().filter(|t| t.router.is_some())?;
     let end = lease.acknowledged.map(|at| at + Duration::from_secs(lease.seconds.into()));
     // Told before this process started: until it asks again or a lease time has passed, which nobody can tell.
-    end.map_or_else(|| Some(SystemTime::now() + Duration::from_secs(lease.seconds.into())), |e| (e > SystemTime::now()).then_some(e))
+    end.map_or_else(
+        || Some(SystemTime::now() + Duration::from_secs(lease.seconds.into())),
+        |e| (e > SystemTime::now()).then_some(e),
+    )
 }
 
 /// The plan as guests are told it now, and the move that is not done yet.

@@ -93,12 +93,8 @@ async fn adopt(agent: &Arc<Agent>, key: Key, vm: Vm) -> Arc<Running> {
     let nics = vm.nics().await.unwrap_or_default();
     let plugged = nics.into_iter().filter_map(|n| Some((n.id, Plugged { slot: n.slot?, link_up: true }))).collect();
     let id = vm.spec().id.clone();
-    let running = Arc::new(Running {
-        vm,
-        plugged: Mutex::new(plugged),
-        look: Notify::new(),
-        shut_down: AtomicBool::new(false),
-    });
+    let running =
+        Arc::new(Running { vm, plugged: Mutex::new(plugged), look: Notify::new(), shut_down: AtomicBool::new(false) });
     agent.running().insert(id, running.clone());
     tokio::spawn(observe::follow(agent.clone(), key.clone(), running.clone()));
     tokio::spawn(follow_events(agent.clone(), key, running.clone()));
@@ -182,8 +178,7 @@ async fn drive(agent: &Arc<Agent>, key: &Key, vmi: &Arc<VirtualMachineInstance>)
 }
 
 async fn patch_finalizers(agent: &Agent, vmi: &VirtualMachineInstance, list: Vec<String>) -> Result<Next, Error> {
-    let api: Api<VirtualMachineInstance> =
-        Api::namespaced(agent.client.clone(), &vmi.namespace().unwrap_or_default());
+    let api: Api<VirtualMachineInstance> = Api::namespaced(agent.client.clone(), &vmi.namespace().unwrap_or_default());
     let patch = json!({"metadata": {"finalizers": list, "resourceVersion": vmi.resource_version()}});
     match api.patch(&vmi.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
         Ok(_) => Ok(Next::Wait),
@@ -228,7 +223,9 @@ fn nics_of(agent: &Agent, key: &Key, vmi: &VirtualMachineInstance) -> (Vec<VmNic
 /// Gives a NIC its devices on the node.
 async fn plumb(agent: &Arc<Agent>, v: &VmNicView) -> Result<(), Error> {
     let network = spec::node_network(&agent.world.read(), &v.network_key);
-    let Some(network) = network else { return Err(Error::Dataplane(format!("network {} is not ready", v.network_key))) };
+    let Some(network) = network else {
+        return Err(Error::Dataplane(format!("network {} is not ready", v.network_key)));
+    };
     let all = agent.clone();
     agent
         .plumbing
@@ -291,7 +288,8 @@ fn assign_slots(views: &[VmNicView], plugged: &BTreeMap<String, Plugged>, ports:
 async fn start(agent: &Arc<Agent>, key: &Key, vmi: &Arc<VirtualMachineInstance>) -> Result<Next, Error> {
     let (views, why) = nics_of(agent, key, vmi);
     if let Some(why) = why {
-        set_phase(agent, key, "Scheduled", Some(&why), Condition::new(status::READY, false, "WaitingForNics", &*why)).await?;
+        set_phase(agent, key, "Scheduled", Some(&why), Condition::new(status::READY, false, "WaitingForNics", &*why))
+            .await?;
         return Ok(Next::Again(Duration::from_millis(500)));
     }
     let uid = vmi.uid().unwrap_or_default();
@@ -383,7 +381,12 @@ async fn attached(agent: &Agent, v: &VmNicView, slot: u8, how: &str) -> Result<(
 }
 
 /// Keeps a running VM's NICs as wished.
-async fn maintain(agent: &Arc<Agent>, key: &Key, vmi: &Arc<VirtualMachineInstance>, r: &Arc<Running>) -> Result<Next, Error> {
+async fn maintain(
+    agent: &Arc<Agent>,
+    key: &Key,
+    vmi: &Arc<VirtualMachineInstance>,
+    r: &Arc<Running>,
+) -> Result<Next, Error> {
     if r.vm.status().await.is_ok_and(|s| s == "prelaunch") {
         // Started by a process that was killed before it could plug the NICs in: the guest has not run yet.
         r.vm.kill().await?;
@@ -433,7 +436,11 @@ async fn maintain(agent: &Arc<Agent>, key: &Key, vmi: &Arc<VirtualMachineInstanc
                 r.look.notify_one();
             }
         }
-        let how = if before.contains_key(&v.nic.uid().unwrap_or_default()) { "plugged in" } else { "plugged into the running VM" };
+        let how = if before.contains_key(&v.nic.uid().unwrap_or_default()) {
+            "plugged in"
+        } else {
+            "plugged into the running VM"
+        };
         let known = v.nic.status.as_ref().is_some_and(|s| {
             s.slot == Some(slot.into()) && find(&s.conditions, status::ATTACHED).is_some_and(|c| c.is_true())
         });
@@ -459,15 +466,17 @@ async fn unplug_others(agent: &Arc<Agent>, key: &Key, r: &Arc<Running>) -> Resul
     let plugged: Vec<String> = r.plugged().keys().cloned().collect();
     for uid in plugged {
         let nic = agent.world.read().nics.values().find(|n| n.uid().as_deref() == Some(&uid)).cloned();
-        let stays = nic.as_ref().is_some_and(|n| {
-            vm_key(n).as_ref() == Some(key) && n.meta().deletion_timestamp.is_none()
-        });
+        let stays =
+            nic.as_ref().is_some_and(|n| vm_key(n).as_ref() == Some(key) && n.meta().deletion_timestamp.is_none());
         if stays {
             continue;
         }
         if let Err(e) = r.vm.unplug_nic(&uid, UNPLUG).await {
             if let Some(nic) = &nic {
-                agent.events.warning(nic.as_ref(), "UnplugIgnored", format!("the guest has not let go of it yet: {e}")).await;
+                agent
+                    .events
+                    .warning(nic.as_ref(), "UnplugIgnored", format!("the guest has not let go of it yet: {e}"))
+                    .await;
             }
             return Err(e.into());
         }
@@ -563,7 +572,12 @@ async fn stop(
 }
 
 /// QEMU ended by itself: the guest shut down, or something went wrong.
-async fn ended(agent: &Arc<Agent>, key: &Key, vmi: &Arc<VirtualMachineInstance>, r: &Arc<Running>) -> Result<Next, Error> {
+async fn ended(
+    agent: &Arc<Agent>,
+    key: &Key,
+    vmi: &Arc<VirtualMachineInstance>,
+    r: &Arc<Running>,
+) -> Result<Next, Error> {
     agent.running().remove(&vmi.uid().unwrap_or_default());
     if r.shut_down.load(Ordering::SeqCst) {
         agent.events.normal(vmi.as_ref(), "ShutDown", "the guest shut itself down").await;
@@ -575,7 +589,13 @@ async fn ended(agent: &Arc<Agent>, key: &Key, vmi: &Arc<VirtualMachineInstance>,
     }
 }
 
-async fn finish(agent: &Arc<Agent>, key: &Key, vmi: &VirtualMachineInstance, phase: &str, text: &str) -> Result<Next, Error> {
+async fn finish(
+    agent: &Arc<Agent>,
+    key: &Key,
+    vmi: &VirtualMachineInstance,
+    phase: &str,
+    text: &str,
+) -> Result<Next, Error> {
     let _ = multihome_vmm::remove(&agent.vmm.dir(&vmi.uid().unwrap_or_default())).await;
     set_phase(agent, key, phase, Some(text), Condition::new(status::READY, false, phase, text)).await?;
     release_strays(agent, key).await?;

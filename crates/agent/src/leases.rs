@@ -41,39 +41,40 @@ async fn tell(agent: &Agent, nic: &Arc<NetworkInterface>, lease: &LeaseView) -> 
     let api: Api<NetworkInterface> = Api::namespaced(agent.client.clone(), &nic.namespace().unwrap_or_default());
     let first = nic.status.as_ref().is_none_or(|s| s.lease.is_none());
     let routed = lease.told.as_ref().is_some_and(|t| t.router.is_some());
-    status::update(&api, &nic.name_any(), Some(nic), |o| {
-        match lease.last {
-            Some(Fact::Acknowledged) => {
-                o.status.get_or_insert_default().lease = Some(LeaseStatus {
-                    address: lease.address.to_string(),
-                    default_route: routed,
-                    acknowledged: lease.acknowledged.map(stamp),
-                    seconds: lease.seconds,
-                    hostname: lease.host_name.clone(),
-                });
-                let text = format!("the guest took {}", lease.address);
-                status::set_nic_condition(o, Condition::new(status::LEASED, true, "Acknowledged", text));
-            }
-            Some(Fact::Refused(why)) => {
-                let text = match why {
-                    Refusal::RoutesChanged => "its routes changed: the guest was told to start afresh",
-                    Refusal::WrongAddress => "the guest asked for an address that is not its own, and was refused",
-                };
-                if why == Refusal::RoutesChanged {
-                    o.status.get_or_insert_default().lease = None;
-                }
-                status::set_nic_condition(o, Condition::new(status::LEASED, false, "Refused", text));
-            }
-            Some(Fact::Released) => {
-                o.status.get_or_insert_default().lease = None;
-                status::set_nic_condition(o, Condition::new(status::LEASED, false, "Released", "the guest gave its address back"));
-            }
-            Some(Fact::Declined) => {
-                let text = format!("the guest found somebody else using {}: look for it on the segment", lease.address);
-                status::set_nic_condition(o, Condition::new(status::LEASED, false, "AddressConflict", text));
-            }
-            _ => {}
+    status::update(&api, &nic.name_any(), Some(nic), |o| match lease.last {
+        Some(Fact::Acknowledged) => {
+            o.status.get_or_insert_default().lease = Some(LeaseStatus {
+                address: lease.address.to_string(),
+                default_route: routed,
+                acknowledged: lease.acknowledged.map(stamp),
+                seconds: lease.seconds,
+                hostname: lease.host_name.clone(),
+            });
+            let text = format!("the guest took {}", lease.address);
+            status::set_nic_condition(o, Condition::new(status::LEASED, true, "Acknowledged", text));
         }
+        Some(Fact::Refused(why)) => {
+            let text = match why {
+                Refusal::RoutesChanged => "its routes changed: the guest was told to start afresh",
+                Refusal::WrongAddress => "the guest asked for an address that is not its own, and was refused",
+            };
+            if why == Refusal::RoutesChanged {
+                o.status.get_or_insert_default().lease = None;
+            }
+            status::set_nic_condition(o, Condition::new(status::LEASED, false, "Refused", text));
+        }
+        Some(Fact::Released) => {
+            o.status.get_or_insert_default().lease = None;
+            status::set_nic_condition(
+                o,
+                Condition::new(status::LEASED, false, "Released", "the guest gave its address back"),
+            );
+        }
+        Some(Fact::Declined) => {
+            let text = format!("the guest found somebody else using {}: look for it on the segment", lease.address);
+            status::set_nic_condition(o, Condition::new(status::LEASED, false, "AddressConflict", text));
+        }
+        _ => {}
     })
     .await?;
     match &lease.last {
@@ -84,13 +85,26 @@ async fn tell(agent: &Agent, nic: &Arc<NetworkInterface>, lease: &LeaseView) -> 
             agent.events.normal(nic.as_ref(), reason, text).await;
         }
         Some(Fact::Refused(Refusal::RoutesChanged)) => {
-            agent.events.normal(nic.as_ref(), "RoutesChanged", "a renewal was refused so that the guest learns its new routes").await;
+            agent
+                .events
+                .normal(nic.as_ref(), "RoutesChanged", "a renewal was refused so that the guest learns its new routes")
+                .await;
         }
         Some(Fact::Refused(Refusal::WrongAddress)) => {
-            agent.events.warning(nic.as_ref(), "WrongAddress", "the guest asked for an address that is not its own").await;
+            agent
+                .events
+                .warning(nic.as_ref(), "WrongAddress", "the guest asked for an address that is not its own")
+                .await;
         }
         Some(Fact::Declined) => {
-            agent.events.warning(nic.as_ref(), "AddressConflict", format!("the guest found {} in use on the segment", lease.address)).await;
+            agent
+                .events
+                .warning(
+                    nic.as_ref(),
+                    "AddressConflict",
+                    format!("the guest found {} in use on the segment", lease.address),
+                )
+                .await;
         }
         _ => {}
     }

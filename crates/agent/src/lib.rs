@@ -178,9 +178,8 @@ fn enqueue(agent: &Agent, change: Change) {
         Change::Nic { key, vms, .. } => {
             vms.into_iter().for_each(|vm| agent.queue.push(Work::Instance(vm)));
             let t = agent.world.read();
-            let here = t.nics.get(&key).is_some_and(|n| {
-                agent.is_mine(n.status.as_ref().and_then(|s| s.node.as_deref()))
-            });
+            let here =
+                t.nics.get(&key).is_some_and(|n| agent.is_mine(n.status.as_ref().and_then(|s| s.node.as_deref())));
             if !here {
                 agent.queue.push(Work::Node);
             }

@@ -32,14 +32,16 @@ pub(crate) async fn report(agent: &Agent, kernel: &Capabilities) {
     }
 }
 
-async fn register(agent: &Agent, kernel: &Capabilities, acceleration: Option<&Acceleration>) -> Result<(), kube::Error> {
+async fn register(
+    agent: &Agent,
+    kernel: &Capabilities,
+    acceleration: Option<&Acceleration>,
+) -> Result<(), kube::Error> {
     let api: Api<Node> = Api::all(agent.client.clone());
     let name = &agent.config.node;
-    let mut labels: BTreeMap<String, String> = [
-        ("kubernetes.io/hostname".to_owned(), name.clone()),
-        ("kubernetes.io/os".to_owned(), "linux".to_owned()),
-    ]
-    .into();
+    let mut labels: BTreeMap<String, String> =
+        [("kubernetes.io/hostname".to_owned(), name.clone()), ("kubernetes.io/os".to_owned(), "linux".to_owned())]
+            .into();
     if let Some(a) = acceleration {
         labels.insert("multihome.io/accelerator".into(), a.accelerator.name().into());
     }
@@ -71,7 +73,11 @@ async fn register(agent: &Agent, kernel: &Capabilities, acceleration: Option<&Ac
     Ok(())
 }
 
-fn conditions(kernel: &Capabilities, acceleration: Option<&Acceleration>, before: &[NodeCondition]) -> Vec<NodeCondition> {
+fn conditions(
+    kernel: &Capabilities,
+    acceleration: Option<&Acceleration>,
+    before: &[NodeCondition],
+) -> Vec<NodeCondition> {
     let now = Time(jiff::Timestamp::now());
     let make = |kind: &str, ok: bool, reason: &str, message: String| {
         let status = if ok { "True" } else { "False" };
@@ -126,7 +132,8 @@ fn capacity() -> BTreeMap<String, Quantity> {
 fn system_info() -> NodeSystemInfo {
     let read = |path: &str| std::fs::read_to_string(path).map(|s| s.trim().to_owned()).unwrap_or_default();
     let os = read("/etc/os-release");
-    let pretty = os.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"').to_owned();
+    let pretty =
+        os.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"').to_owned();
     NodeSystemInfo {
         architecture: std::env::consts::ARCH.into(),
         boot_id: read("/proc/sys/kernel/random/boot_id"),

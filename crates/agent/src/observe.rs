@@ -68,7 +68,12 @@ async fn set_vmi_condition(agent: &Agent, key: &Key, new: Condition) -> Result<(
 }
 
 /// Writes what the guest says; returns whether its default routes are where they should be.
-async fn report(agent: &Agent, key: &Key, interfaces: &[GuestInterface], routes: &[GuestRoute]) -> Result<bool, kube::Error> {
+async fn report(
+    agent: &Agent,
+    key: &Key,
+    interfaces: &[GuestInterface],
+    routes: &[GuestRoute],
+) -> Result<bool, kube::Error> {
     let views = vm::nics(&agent.world.read(), key);
     let plan = vm::route_plan(&views);
     let (_, pending) = dhcp::present(agent, &views);
@@ -84,7 +89,13 @@ async fn report(agent: &Agent, key: &Key, interfaces: &[GuestInterface], routes:
             Ok(text) => Condition::new(status::DEFAULT_ROUTE, true, "AsPlanned", text),
             Err(text) => match &pending {
                 Some(p) if p.from == name || p.to == name => {
-                    let text = format!("{text}; the default route moves from {} to {} when {} asks again, at {}", p.from, p.to, p.from, leases::stamp(p.until));
+                    let text = format!(
+                        "{text}; the default route moves from {} to {} when {} asks again, at {}",
+                        p.from,
+                        p.to,
+                        p.from,
+                        leases::stamp(p.until)
+                    );
                     Condition::new(status::DEFAULT_ROUTE, false, "WaitingForRenewal", text)
                 }
                 _ => Condition::new(status::DEFAULT_ROUTE, false, "NotAsPlanned", text),
@@ -97,9 +108,19 @@ async fn report(agent: &Agent, key: &Key, interfaces: &[GuestInterface], routes:
     shown.sort_by_key(|(name, _)| (Some(name) != primary.as_ref(), 0));
     let shown: Vec<InterfaceStatus> = shown.into_iter().map(|(_, s)| s).collect();
     let default_route = if correct {
-        Condition::new(status::DEFAULT_ROUTE, true, "AsPlanned", "the guest has exactly the default route that is planned")
+        Condition::new(
+            status::DEFAULT_ROUTE,
+            true,
+            "AsPlanned",
+            "the guest has exactly the default route that is planned",
+        )
     } else {
-        Condition::new(status::DEFAULT_ROUTE, false, "NotAsPlanned", "see the conditions of its NICs, or «multihome doctor»")
+        Condition::new(
+            status::DEFAULT_ROUTE,
+            false,
+            "NotAsPlanned",
+            "see the conditions of its NICs, or «multihome doctor»",
+        )
     };
     let api: Api<VirtualMachineInstance> = Api::namespaced(agent.client.clone(), &key.namespace);
     let known = agent.world.read().vmis.get(key).cloned();
@@ -107,7 +128,11 @@ async fn report(agent: &Agent, key: &Key, interfaces: &[GuestInterface], routes:
         let s = o.status.get_or_insert_default();
         s.interfaces = shown.clone();
         let now = status::now();
-        condition::set(&mut s.conditions, Condition::new("AgentConnected", true, "Answers", "the guest agent answers"), &now);
+        condition::set(
+            &mut s.conditions,
+            Condition::new("AgentConnected", true, "Answers", "the guest agent answers"),
+            &now,
+        );
         condition::set(&mut s.conditions, default_route.clone(), &now);
     })
     .await?;
@@ -140,7 +165,9 @@ fn judge(
         };
         let here = of(&guest.name);
         match (planned.default_route, here.as_slice()) {
-            (true, [gateway]) if Some(*gateway) == planned.gateway => text.push(format!("holds the default route, via {gateway}")),
+            (true, [gateway]) if Some(*gateway) == planned.gateway => {
+                text.push(format!("holds the default route, via {gateway}"))
+            }
             (true, []) => {
                 let other = views.iter().filter(|v| v.nic.name_any() != name).find_map(|v| {
                     let i = by_mac.get(&v.mac.0)?;
@@ -153,11 +180,17 @@ fn judge(
             }
             (true, found) => {
                 let list = found.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                return Err(format!("the default route by this NIC should go via {}, and goes via {list}", planned.gateway.map(|g| g.to_string()).unwrap_or_default()));
+                return Err(format!(
+                    "the default route by this NIC should go via {}, and goes via {list}",
+                    planned.gateway.map(|g| g.to_string()).unwrap_or_default()
+                ));
             }
             (false, []) => text.push("holds no default route, as planned".into()),
             (false, found) => {
-                return Err(format!("the guest has a default route by this NIC, via {}, which it should not", found[0]));
+                return Err(format!(
+                    "the guest has a default route by this NIC, via {}, which it should not",
+                    found[0]
+                ));
             }
         }
     }

@@ -88,7 +88,8 @@ impl Plumbing {
         tokio::task::spawn_blocking(move || {
             let mut inner = lock(&this.inner);
             // A plan with this NIC alone, on a network whose bridge stands as planned: only the NIC's own steps are left.
-            let alone = build(&NodeInput { nics: vec![nic.clone()], networks: vec![network.clone()], ..Default::default() });
+            let alone =
+                build(&NodeInput { nics: vec![nic.clone()], networks: vec![network.clone()], ..Default::default() });
             let bridge = bridge_name(&network.uid);
             let stands = inner.observed.is_some() && inner.state.bridges.get(&bridge) == alone.bridges.get(&bridge);
             if !stands {

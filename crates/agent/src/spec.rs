@@ -83,16 +83,20 @@ pub(crate) fn node_nic(nic: &NetworkInterface) -> NodeNic {
 }
 
 /// What QEMU is started with. The error is a sentence for the user.
-pub(crate) fn vm_spec(vmi: &VirtualMachineInstance, images: &ImageStore, dir: &std::path::Path) -> Result<vmm::VmSpec, String> {
+pub(crate) fn vm_spec(
+    vmi: &VirtualMachineInstance,
+    images: &ImageStore,
+    dir: &std::path::Path,
+) -> Result<vmm::VmSpec, String> {
     let spec = &vmi.spec;
     let uid = vmi.uid().unwrap_or_default();
     let boot = spec.domain.firmware.as_ref().and_then(|f| f.kernel_boot.as_ref());
     let mut kernel = None;
     if let Some(container) = boot.and_then(|b| b.container.as_ref()) {
         let image = images.lookup(&container.image).map_err(|e| e.to_string())?;
-        let mut k = images
-            .kernel_boot(&image)
-            .ok_or_else(|| format!("image {:?} is a disk: import a kernel and an initramfs under that name", container.image))?;
+        let mut k = images.kernel_boot(&image).ok_or_else(|| {
+            format!("image {:?} is a disk: import a kernel and an initramfs under that name", container.image)
+        })?;
         if let Some(arguments) = boot.and_then(|b| b.kernel_args.clone()) {
             k.cmdline = arguments;
         }
@@ -117,7 +121,10 @@ pub(crate) fn vm_spec(vmi: &VirtualMachineInstance, images: &ImageStore, dir: &s
             }
             let path = std::path::PathBuf::from(&h.path);
             if !path.exists() {
-                return Err(format!("hostDisk {:?} does not exist on this node: create it, or import it as an image of that name", h.path));
+                return Err(format!(
+                    "hostDisk {:?} does not exist on this node: create it, or import it as an image of that name",
+                    h.path
+                ));
             }
             let format = match std::fs::read(&path).ok().as_deref().and_then(|b| b.get(..4)) {
                 Some(b"QFI\xfb") => vmm::DiskFormat::Qcow2,

@@ -74,9 +74,11 @@ pub fn by_name(word: &str) -> Result<Kind, CliError> {
 /// The kind of a manifest.
 pub fn by_type(api_version: &str, kind: &str) -> Result<Kind, CliError> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let mut found = all().into_iter().find(|k| k.resource.group == group && k.resource.kind == kind).ok_or_else(|| {
-        CliError::new(format!("kind {kind:?} of {api_version:?} is not served")).hint("«kubectl api-resources» lists what is")
-    })?;
+    let mut found =
+        all().into_iter().find(|k| k.resource.group == group && k.resource.kind == kind).ok_or_else(|| {
+            CliError::new(format!("kind {kind:?} of {api_version:?} is not served"))
+                .hint("«kubectl api-resources» lists what is")
+        })?;
     found.resource.version = version.into();
     found.resource.api_version = api_version.into();
     Ok(found)
@@ -93,7 +95,11 @@ impl Kind {
     }
     /// The path of its collection.
     pub fn path(&self, namespace: Option<&str>) -> String {
-        let root = if self.resource.group.is_empty() { "/api/v1".into() } else { format!("/apis/{}", self.resource.api_version) };
+        let root = if self.resource.group.is_empty() {
+            "/api/v1".into()
+        } else {
+            format!("/apis/{}", self.resource.api_version)
+        };
         match namespace.filter(|_| self.namespaced) {
             Some(ns) => format!("{root}/namespaces/{ns}/{}", self.resource.plural),
             None => format!("{root}/{}", self.resource.plural),

@@ -103,7 +103,8 @@ spec:
 
 /// One management network only, so that `pod` means it.
 fn networks() -> String {
-    NETWORKS.replace("metadata: {name: mgmt}", "metadata: {name: mgmt, annotations: {multihome.io/pod-network: \"true\"}}")
+    NETWORKS
+        .replace("metadata: {name: mgmt}", "metadata: {name: mgmt, annotations: {multihome.io/pod-network: \"true\"}}")
 }
 
 macro_rules! snapshot {
@@ -201,7 +202,10 @@ async fn what_is_refused() {
     // An exhausted pool says how many addresses there are and who could be freed.
     s.run("multihome nic create only --network tiny").await;
     s.until("multihome get nic only -o yaml", "address: 10.2.0.2").await;
-    text += &format!("$ multihome nic create more --network tiny\n{}\n", s.run("multihome nic create more --network tiny").await);
+    text += &format!(
+        "$ multihome nic create more --network tiny\n{}\n",
+        s.run("multihome nic create more --network tiny").await
+    );
     // Two primaries, and a MAC that is taken.
     s.run("multihome nic create a --network tiny --mac 02:00:00:00:00:aa").await;
     snapshot!("refused", text);
@@ -213,7 +217,9 @@ async fn what_manifests_are_refused() {
     s.apply(&networks()).await;
     s.until("multihome get nic web-mgmt -o yaml", "address: 10.1.0.2").await;
     let nic = |name: &str, spec: &str| {
-        format!("apiVersion: multihome.io/v1alpha1\nkind: NetworkInterface\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n")
+        format!(
+            "apiVersion: multihome.io/v1alpha1\nkind: NetworkInterface\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n"
+        )
     };
     let net = |name: &str, spec: &str| {
         format!("apiVersion: multihome.io/v1alpha1\nkind: Network\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n")
@@ -231,13 +237,33 @@ async fn what_manifests_are_refused() {
         ("a wrong type", nic("x1", "{network: mgmt, primary: maybe}")),
         ("a second primary", nic("x2", "{network: tiny, vm: web, primary: true}")),
         ("a MAC that is taken", nic("x3", "{network: extra, mac: \"02:00:00:00:00:01\"}")),
-        ("overlapping subnets in one VM", net("overlap", "{type: Management, ipv4: {cidr: 10.5.0.0/25, gateway: 10.5.0.1}}") + &nic("x4", "{network: overlap, vm: web}")),
-        ("a default route as a route", net("x", "{type: Management, ipv4: {cidr: 10.6.0.0/24, gateway: 10.6.0.1, routes: [{to: 0.0.0.0/0}]}}")),
-        ("an address outside the pools", net("pooled", "{type: Management, ipv4: {cidr: 10.8.0.0/24, gateway: 10.8.0.1, pools: [10.8.0.10-10.8.0.20], exclude: [10.8.0.15]}}") + &nic("x5", "{network: pooled, ipv4: {address: 10.8.0.30}}") + &nic("x6", "{network: pooled, ipv4: {address: 10.8.0.15}}")),
+        (
+            "overlapping subnets in one VM",
+            net("overlap", "{type: Management, ipv4: {cidr: 10.5.0.0/25, gateway: 10.5.0.1}}")
+                + &nic("x4", "{network: overlap, vm: web}"),
+        ),
+        (
+            "a default route as a route",
+            net("x", "{type: Management, ipv4: {cidr: 10.6.0.0/24, gateway: 10.6.0.1, routes: [{to: 0.0.0.0/0}]}}"),
+        ),
+        (
+            "an address outside the pools",
+            net(
+                "pooled",
+                "{type: Management, ipv4: {cidr: 10.8.0.0/24, gateway: 10.8.0.1, pools: [10.8.0.10-10.8.0.20], exclude: [10.8.0.15]}}",
+            ) + &nic("x5", "{network: pooled, ipv4: {address: 10.8.0.30}}")
+                + &nic("x6", "{network: pooled, ipv4: {address: 10.8.0.15}}"),
+        ),
         ("an interface without a network", vm("[{name: a, bridge: {}}]", "[]")),
         ("a network without an interface", vm("[]", "[{name: a, pod: {}}]")),
         ("a network that does not exist", vm("[{name: a, bridge: {}}]", "[{name: a, multus: {networkName: nowhere}}]")),
-        ("two NICs on one network", vm("[{name: a, bridge: {}}, {name: b, bridge: {}}]", "[{name: a, multus: {networkName: vlan}}, {name: b, multus: {networkName: vlan}}]")),
+        (
+            "two NICs on one network",
+            vm(
+                "[{name: a, bridge: {}}, {name: b, bridge: {}}]",
+                "[{name: a, multus: {networkName: vlan}}, {name: b, multus: {networkName: vlan}}]",
+            ),
+        ),
         ("another binding", vm("[{name: a, sriov: {}}]", "[{name: a, multus: {networkName: vlan}}]")),
         ("a kind that is not served", "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n".to_owned()),
     ] {

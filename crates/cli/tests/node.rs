@@ -83,7 +83,8 @@ fn neighbours_reach_each_other_and_nobody_pretends() {
     assert!(ping(bare(&b)));
     // Another MAC: silent, and heard again with its own.
     let (mac, _) = address(&node, "a-one");
-    let changed = format!("ip link set eth0 address 02:00:00:00:00:77; ip neigh flush dev eth0; ping -c 3 -W 1 {}", bare(&b));
+    let changed =
+        format!("ip link set eth0 address 02:00:00:00:00:77; ip neigh flush dev eth0; ping -c 3 -W 1 {}", bare(&b));
     assert!(!node.guest_sh("a", &changed).0, "a changed MAC is silent");
     let back = format!("ip link set eth0 address {mac}; ping -c 5 -W 1 {}", bare(&b));
     assert!(node.guest_sh("a", &back).0, "with its own MAC it is heard again");
@@ -120,9 +121,7 @@ fn a_nic_keeps_mac_and_address_wherever_it_goes() {
         let (ok, text) = node.guest_sh("a", "ip -4 addr");
         (ok && !text.contains("10.90.22.")).then_some(())
     });
-    eventually("no node has it", 20, || {
-        node.get("nic", "roaming").pointer("/status/node").is_none().then_some(())
-    });
+    eventually("no node has it", 20, || node.get("nic", "roaming").pointer("/status/node").is_none().then_some(()));
     node.cli(&["nic", "attach", "roaming", "--vm", "b"]);
     node.ready("roaming");
     assert_eq!(address(&node, "roaming"), roaming, "moved to another VM");

@@ -172,9 +172,8 @@ mod tests {
         let queue = Queue::<u8>::default();
         let runs = AtomicU32::new(0);
         queue.push(1);
-        let work = queue.run(1, async |_| {
-            if runs.fetch_add(1, Ordering::SeqCst) < 2 { Next::Failed } else { Next::Wait }
-        });
+        let work =
+            queue.run(1, async |_| if runs.fetch_add(1, Ordering::SeqCst) < 2 { Next::Failed } else { Next::Wait });
         let _ = tokio::time::timeout(Duration::from_millis(400), work).await;
         assert_eq!(runs.load(Ordering::SeqCst), 3);
     }

@@ -3,8 +3,8 @@
 
 use std::fmt::Debug;
 
-use kube::api::{Api, PostParams};
 use kube::Resource;
+use kube::api::{Api, PostParams};
 use multihome_model::condition::{self, find};
 use multihome_model::{Condition, NetworkInterface};
 use serde::Serialize;

@@ -123,14 +123,12 @@ fn plain(q: &serde_json::Value) -> String {
 ///
 /// # Errors
 /// A sentence where there is none, or several without a mark.
-pub fn pod_network<'a>(
-    networks: impl Iterator<Item = (&'a Key, &'a Network)>,
-    namespace: &str,
-) -> Result<Key, String> {
-    let here: Vec<(&Key, &Network)> = networks
-        .filter(|(k, n)| k.namespace == namespace && n.spec.r#type == NetworkType::Management)
-        .collect();
-    if let Some((k, _)) = here.iter().find(|(_, n)| n.annotations().get(ANNOTATION_POD_NETWORK).is_some_and(|v| v == "true")) {
+pub fn pod_network<'a>(networks: impl Iterator<Item = (&'a Key, &'a Network)>, namespace: &str) -> Result<Key, String> {
+    let here: Vec<(&Key, &Network)> =
+        networks.filter(|(k, n)| k.namespace == namespace && n.spec.r#type == NetworkType::Management).collect();
+    if let Some((k, _)) =
+        here.iter().find(|(_, n)| n.annotations().get(ANNOTATION_POD_NETWORK).is_some_and(|v| v == "true"))
+    {
         return Ok((*k).clone());
     }
     match here.as_slice() {

@@ -209,7 +209,11 @@ impl Watched for AddressClaim {
             let Some(claim) = claim else { continue };
             let Ok(address) = claim.spec.address.parse::<IpAddr>() else { continue };
             let set = tables.addresses.entry(claim_network(claim)).or_default();
-            if present { set.insert(address) } else { set.remove(&address) };
+            if present {
+                set.insert(address)
+            } else {
+                set.remove(&address)
+            };
         }
     }
     fn change(_: &Key, old: Option<&Self>, new: Option<&Self>) -> Change {
@@ -256,8 +260,11 @@ const BACKLOG: usize = 65536;
 impl World {
     /// Starts to watch with tasks of its own, which end when the last clone of the runtime does.
     pub fn watch(client: &Client) -> Self {
-        let world =
-            Self { tables: Arc::default(), changes: broadcast::channel(BACKLOG).0, synced: Arc::new(watch::channel(0).0) };
+        let world = Self {
+            tables: Arc::default(),
+            changes: broadcast::channel(BACKLOG).0,
+            synced: Arc::new(watch::channel(0).0),
+        };
         world.start::<Network>(client);
         world.start::<NetworkInterface>(client);
         world.start::<AddressClaim>(client);
@@ -348,8 +355,7 @@ impl World {
     }
 
     fn keep_only<K: Watched>(&self, seen: &BTreeSet<Key>) {
-        let gone: Vec<Key> =
-            K::table(&mut self.write()).keys().filter(|k| !seen.contains(*k)).cloned().collect();
+        let gone: Vec<Key> = K::table(&mut self.write()).keys().filter(|k| !seen.contains(*k)).cloned().collect();
         gone.iter().for_each(|k| self.remove::<K>(k));
     }
 }

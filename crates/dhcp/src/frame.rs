@@ -113,7 +113,10 @@ pub fn build_udp(from: End, to: End, payload: &[u8]) -> Option<Vec<u8>> {
 pub fn answer_arp(frame: &[u8], address: Ipv4Addr, mac: MacAddr) -> Option<Vec<u8>> {
     let f: &[u8; 42] = frame.first_chunk()?;
     // Ethernet, IPv4, 6 and 4 octets, request (RFC 826).
-    if f[12..14] != ETHERTYPE_ARP.to_be_bytes() || f[14..22] != [0, 1, 8, 0, 6, 4, 0, 1] || f[38..42] != address.octets() {
+    if f[12..14] != ETHERTYPE_ARP.to_be_bytes()
+        || f[14..22] != [0, 1, 8, 0, 6, 4, 0, 1]
+        || f[38..42] != address.octets()
+    {
         return None;
     }
     let mut out = Vec::with_capacity(42);
@@ -190,7 +193,10 @@ mod tests {
     #[test]
     fn arp_requests_for_us_are_answered() {
         let mut f = vec![0xff; 6];
-        f.extend([2, 0, 0, 0, 0, 9, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 9, 10, 0, 0, 9, 0, 0, 0, 0, 0, 0, 10, 0, 0, 1]);
+        f.extend([
+            2, 0, 0, 0, 0, 9, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 9, 10, 0, 0, 9, 0, 0, 0, 0, 0, 0, 10, 0, 0,
+            1,
+        ]);
         let us = MacAddr([2, 0, 0, 0, 0, 1]);
         let reply = answer_arp(&f, Ipv4Addr::new(10, 0, 0, 1), us).unwrap();
         assert_eq!(reply[..6], [2, 0, 0, 0, 0, 9]);

@@ -180,7 +180,13 @@ impl Server {
     ///
     /// # Errors
     /// When the device is gone.
-    pub fn put_port(&self, nic: &str, ifindex: u32, server_mac: MacAddr, answer_arp: bool) -> Result<(), multihome_netlink::Error> {
+    pub fn put_port(
+        &self,
+        nic: &str,
+        ifindex: u32,
+        server_mac: MacAddr,
+        answer_arp: bool,
+    ) -> Result<(), multihome_netlink::Error> {
         let Some(entry) = read(&self.shared.entries).get(nic).cloned() else { return Ok(()) };
         let mut ports = lock(&self.ports);
         if ports.get(nic).is_some_and(|p| p.ifindex == ifindex && !p.task.is_finished()) {
@@ -279,7 +285,8 @@ impl Entry {
 
 impl Shared {
     fn handle(&self, entry: &Entry, payload: &[u8], via: Via) -> Option<(Outcome, Arc<Record>)> {
-        let message = Message::parse(payload).inspect_err(|e| tracing::debug!(nic = %entry.nic, "dropped: {e}")).ok()?;
+        let message =
+            Message::parse(payload).inspect_err(|e| tracing::debug!(nic = %entry.nic, "dropped: {e}")).ok()?;
         let record = entry.record();
         let mut lease = lock(&entry.lease);
         let outcome = handle(&record, &mut lease.port, &message, via);
@@ -385,7 +392,12 @@ async fn serve_gateway(shared: Arc<Shared>, network: Arc<str>, settings: Gateway
     }
 }
 
-fn answer_gateway(shared: &Shared, network: &str, settings: &Gateway, payload: &[u8]) -> Option<(Vec<u8>, SocketAddrV4)> {
+fn answer_gateway(
+    shared: &Shared,
+    network: &str,
+    settings: &Gateway,
+    payload: &[u8],
+) -> Option<(Vec<u8>, SocketAddrV4)> {
     let message = Message::parse(payload).ok()?;
     let relayed = message.giaddr != Ipv4Addr::UNSPECIFIED;
     if relayed && !settings.relays.contains(&message.giaddr) {

@@ -28,9 +28,7 @@ fn record_with(primary: bool, routes: u8) -> Record {
                 ntp: vec![format!("10.{i}.0.123")],
                 domain: Some("example.com".into()),
                 search_domains: vec!["a.example.com".into()],
-                routes: (0..routes)
-                    .map(|r| NetworkRoute { to: format!("10.{}.0.0/16", 100 + r), via: None })
-                    .collect(),
+                routes: (0..routes).map(|r| NetworkRoute { to: format!("10.{}.0.0/16", 100 + r), via: None }).collect(),
                 lease_seconds: Some(600),
                 ..Default::default()
             }),
@@ -185,7 +183,8 @@ fn init_reboot_renewing_and_rebinding() {
     let (a, _) = ask(&r, &mut state, &Request { kind: 3, ciaddr: Some(US), ..Default::default() });
     let a = a.unwrap();
     assert_eq!((a.kind, a.to), (5, Destination::Unicast(US)));
-    let (a, _) = ask(&r, &mut state, &Request { kind: 3, ciaddr: Some(Ipv4Addr::new(10, 0, 0, 6)), ..Default::default() });
+    let (a, _) =
+        ask(&r, &mut state, &Request { kind: 3, ciaddr: Some(Ipv4Addr::new(10, 0, 0, 6)), ..Default::default() });
     assert_eq!(a.unwrap().kind, 6);
 }
 
@@ -230,7 +229,8 @@ fn release_decline_and_inform() {
 #[test]
 fn the_client_id_is_echoed_and_never_the_identity() {
     let id = [(61u8, &[255, 1, 2, 3, 4, 5][..])];
-    let (a, _) = ask(&record(true), &mut PortState::default(), &Request { kind: 1, options: &id, ..Default::default() });
+    let (a, _) =
+        ask(&record(true), &mut PortState::default(), &Request { kind: 1, options: &id, ..Default::default() });
     let a = a.unwrap();
     assert_eq!((a.yiaddr, &a.options[&61][..]), (US, &[255, 1, 2, 3, 4, 5][..]));
 }

@@ -122,7 +122,10 @@ fn shown(vm: &VmObservation, nic: &NicObservation) -> Option<Finding> {
             evidence: vec![evidence(guest), lease_evidence(nic)],
             consequence: format!("network {} is not reachable from the guest", nic.network),
             fix: if nic.leased {
-                format!("look at the DHCP client of {} in the guest: it took its lease and did not configure it", guest.name)
+                format!(
+                    "look at the DHCP client of {} in the guest: it took its lease and did not configure it",
+                    guest.name
+                )
             } else {
                 format!("start a DHCP client on {} in the guest, or configure {address} there", guest.name)
             },
@@ -159,7 +162,10 @@ fn default_routes(vm: &VmObservation) -> Vec<Finding> {
                 severity: Severity::Error,
                 rule: "unplanned-default-route",
                 subject: format!("vm/{}", vm.name),
-                message: format!("the guest has a default route by NIC {}, and no network of the VM offers a gateway", n.name),
+                message: format!(
+                    "the guest has a default route by NIC {}, and no network of the VM offers a gateway",
+                    n.name
+                ),
                 evidence: lines,
                 consequence: "traffic to everywhere goes to a router that nobody planned".into(),
                 fix: "remove the route in the guest, or set the gateway of a network".into(),
@@ -181,7 +187,11 @@ fn default_routes(vm: &VmObservation) -> Vec<Finding> {
             message: format!("the guest has no default route; it should go by NIC {} via {gateway}", primary.name),
             evidence: vec!["no default route in the guest's routing table".into(), lease_evidence(primary)],
             consequence: "the guest reaches its own networks only".into(),
-            fix: if moving.is_some() { repair } else { format!("renew the DHCP lease of NIC {} in the guest", primary.name) },
+            fix: if moving.is_some() {
+                repair
+            } else {
+                format!("renew the DHCP lease of NIC {} in the guest", primary.name)
+            },
         });
         return found;
     }
@@ -190,7 +200,10 @@ fn default_routes(vm: &VmObservation) -> Vec<Finding> {
             severity,
             rule: "default-route-on-secondary",
             subject: format!("nic/{}", nic.name),
-            message: format!("the guest has a default route by {} (NIC {}); it should be by NIC {} alone", guest.name, nic.name, primary.name),
+            message: format!(
+                "the guest has a default route by {} (NIC {}); it should be by NIC {} alone",
+                guest.name, nic.name, primary.name
+            ),
             evidence: lines.clone(),
             consequence: "traffic to other networks leaves by the wrong NIC".into(),
             fix: repair.clone(),

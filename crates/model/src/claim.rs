@@ -21,7 +21,12 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Network", type_ = "string", json_path = ".spec.network", description = "The network"),
     printcolumn(name = "Address", type_ = "string", json_path = ".spec.address", description = "IP address or MAC"),
     printcolumn(name = "NIC", type_ = "string", json_path = ".spec.owner.name", description = "The NIC that holds it"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since it was created")
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "Time since it was created"
+    )
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AddressClaimSpec {

@@ -25,8 +25,18 @@ pub const MGMT_FABRIC: &str = "mgmt";
     derive = "Default",
     doc = "A physical fabric that networks ride on. `mgmt`, the nodes' own network, is built in.",
     printcolumn(name = "MTU", type_ = "integer", json_path = ".spec.mtu", description = "Largest packet in bytes"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether networks can ride on it"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since it was created")
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether networks can ride on it"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "Time since it was created"
+    )
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClusterNetworkSpec {

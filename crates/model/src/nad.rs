@@ -16,7 +16,12 @@ use serde::{Deserialize, Serialize};
     namespaced,
     derive = "PartialEq",
     doc = "A network as Multus and its friends know it; every Network publishes one of its own name.",
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since it was created")
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "Time since it was created"
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkAttachmentDefinitionSpec {

@@ -28,12 +28,40 @@ use crate::{Condition, Family};
     printcolumn(name = "Gateway", type_ = "string", json_path = ".spec.ipv4.gateway", description = "IPv4 gateway"),
     printcolumn(name = "MTU", type_ = "integer", json_path = ".status.mtu", description = "Effective MTU in bytes"),
     printcolumn(name = "NICs", type_ = "integer", json_path = ".status.nics", description = "NICs that use it"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether NICs can attach"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether NICs can attach"
+    ),
     printcolumn(name = "VPC", type_ = "string", json_path = ".spec.vpc", description = "Routing domain", priority = 1),
-    printcolumn(name = "VNI", type_ = "integer", json_path = ".status.vni", description = "VXLAN network identifier", priority = 1),
-    printcolumn(name = "Free", type_ = "integer", json_path = ".status.ipv4Free", description = "IPv4 addresses left", priority = 1),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why it is ready or not", priority = 1),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since it was created")
+    printcolumn(
+        name = "VNI",
+        type_ = "integer",
+        json_path = ".status.vni",
+        description = "VXLAN network identifier",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Free",
+        type_ = "integer",
+        json_path = ".status.ipv4Free",
+        description = "IPv4 addresses left",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        description = "Why it is ready or not",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "Time since it was created"
+    )
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkSpec {

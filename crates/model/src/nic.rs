@@ -23,18 +23,73 @@ use crate::Condition;
     selectable = ".spec.network",
     selectable = ".spec.vm",
     printcolumn(name = "VM", type_ = "string", json_path = ".spec.vm", description = "The VM that it belongs to"),
-    printcolumn(name = "Network", type_ = "string", json_path = ".spec.network", description = "The network that it attaches to"),
+    printcolumn(
+        name = "Network",
+        type_ = "string",
+        json_path = ".spec.network",
+        description = "The network that it attaches to"
+    ),
     printcolumn(name = "MAC", type_ = "string", json_path = ".status.mac", description = "MAC address"),
     printcolumn(name = "IPv4", type_ = "string", json_path = ".status.ipv4.address", description = "IPv4 address"),
-    printcolumn(name = "Primary", type_ = "string", json_path = ".status.primaryFor", description = "Address families whose default route it holds"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the guest has what was planned"),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why it is ready or not"),
-    printcolumn(name = "Node", type_ = "string", json_path = ".status.node", description = "Node that carries it", priority = 1),
-    printcolumn(name = "Device", type_ = "string", json_path = ".status.device", description = "Tap on the node", priority = 1),
-    printcolumn(name = "Guest", type_ = "string", json_path = ".status.guestName", description = "Name inside the guest", priority = 1),
-    printcolumn(name = "IPv6", type_ = "string", json_path = ".status.ipv6.address", description = "IPv6 address", priority = 1),
-    printcolumn(name = "Gateway", type_ = "string", json_path = ".status.ipv4.gateway", description = "Gateway that its network offers", priority = 1),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since it was created")
+    printcolumn(
+        name = "Primary",
+        type_ = "string",
+        json_path = ".status.primaryFor",
+        description = "Address families whose default route it holds"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether the guest has what was planned"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        description = "Why it is ready or not"
+    ),
+    printcolumn(
+        name = "Node",
+        type_ = "string",
+        json_path = ".status.node",
+        description = "Node that carries it",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Device",
+        type_ = "string",
+        json_path = ".status.device",
+        description = "Tap on the node",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Guest",
+        type_ = "string",
+        json_path = ".status.guestName",
+        description = "Name inside the guest",
+        priority = 1
+    ),
+    printcolumn(
+        name = "IPv6",
+        type_ = "string",
+        json_path = ".status.ipv6.address",
+        description = "IPv6 address",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Gateway",
+        type_ = "string",
+        json_path = ".status.ipv4.gateway",
+        description = "Gateway that its network offers",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "Time since it was created"
+    )
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkInterfaceSpec {

@@ -4,7 +4,8 @@ use crate::ParseError;
 
 /// Parses a memory quantity such as `256Mi`, `1G` or `134217728` into bytes.
 pub fn bytes(text: &str) -> Result<u64, ParseError> {
-    let wrong = || ParseError(format!("quantity {text:?} is not a size: use a number with a unit, such as 256Mi or 1Gi"));
+    let wrong =
+        || ParseError(format!("quantity {text:?} is not a size: use a number with a unit, such as 256Mi or 1Gi"));
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let factor: u64 = match unit {

@@ -118,9 +118,7 @@ impl MacAddr {
     /// The link-local IPv6 address that EUI-64 forms from this MAC (RFC 4291 appendix A).
     pub fn link_local(self) -> std::net::Ipv6Addr {
         let m = self.0;
-        std::net::Ipv6Addr::from([
-            0xfe, 0x80, 0, 0, 0, 0, 0, 0, m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5],
-        ])
+        std::net::Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]])
     }
     /// Twelve hex digits without separators.
     pub fn hex(self) -> String {

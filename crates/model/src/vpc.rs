@@ -21,8 +21,18 @@ use crate::Condition;
     derive = "Default",
     doc = "A routing domain: its networks reach each other by their gateways and nobody else; CIDRs of two VPCs may overlap.",
     printcolumn(name = "Networks", type_ = "integer", json_path = ".status.networks", description = "Networks in it"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether it routes"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since it was created")
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether it routes"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "Time since it was created"
+    )
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VpcSpec {

@@ -123,7 +123,10 @@ mod tests {
         while let Ok(a) = choose(&s, &taken) {
             taken.insert(a);
         }
-        assert_eq!(taken.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), "10.0.0.2 10.0.0.3 10.0.0.4 10.0.0.5 10.0.0.6");
+        assert_eq!(
+            taken.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+            "10.0.0.2 10.0.0.3 10.0.0.4 10.0.0.5 10.0.0.6"
+        );
         assert_eq!(choose(&s, &taken).unwrap_err().to_string(), "all 5 addresses of 10.0.0.0/29 are taken");
     }
 

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use multihome_model::checked::check_network;
-use multihome_model::{IfName, IpFamilySpec, MacAddr, Mtu, NetworkSpec, NetworkType, PortSecurity, Vni, VlanSpec};
+use multihome_model::{IfName, IpFamilySpec, MacAddr, Mtu, NetworkSpec, NetworkType, PortSecurity, VlanSpec, Vni};
 use multihome_plan::node::{
     Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic, NodeState, Security, Step, TRANSIT, build, diff, simulate,
 };

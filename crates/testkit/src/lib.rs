@@ -206,7 +206,11 @@ impl Node {
     pub fn ready(&self, nic: &str) -> Value {
         eventually(&format!("NIC {nic} is ready"), 60, || {
             let v = self.get("nic", nic);
-            let ready = v.pointer("/status/conditions")?.as_array()?.iter().any(|c| c["type"] == "Ready" && c["status"] == "True");
+            let ready = v
+                .pointer("/status/conditions")?
+                .as_array()?
+                .iter()
+                .any(|c| c["type"] == "Ready" && c["status"] == "True");
             ready.then_some(v)
         })
     }

@@ -7,7 +7,10 @@ pub fn network(name: &str, kind: &str, third_octet: u8, lease_seconds: u32) -> S
     let mut text = String::new();
     let extra = match kind {
         "Vlan" => {
-            let _ = write!(text, "apiVersion: multihome.io/v1alpha1\nkind: Vpc\nmetadata: {{name: {name}}}\nspec: {{}}\n---\n");
+            let _ = write!(
+                text,
+                "apiVersion: multihome.io/v1alpha1\nkind: Vpc\nmetadata: {{name: {name}}}\nspec: {{}}\n---\n"
+            );
             format!("  vlan: {{id: {}}}\n  vpc: {name}\n", 100 + u32::from(third_octet))
         }
         _ => String::new(),

@@ -28,7 +28,9 @@ pub(crate) fn read_documents(files: &[impl AsRef<Path>]) -> Result<Vec<Value>, C
             .map_err(|e| CliError::new(format!("{} is not a manifest: {e}", file.display())))?;
         for d in documents {
             match d.get("items").and_then(Value::as_array) {
-                Some(items) if d.get("kind").and_then(Value::as_str) == Some("List") => out.extend(items.iter().cloned()),
+                Some(items) if d.get("kind").and_then(Value::as_str) == Some("List") => {
+                    out.extend(items.iter().cloned())
+                }
                 _ if d.is_null() => {}
                 _ => out.push(d),
             }
@@ -41,7 +43,10 @@ pub(crate) fn read_documents(files: &[impl AsRef<Path>]) -> Result<Vec<Value>, C
 pub(crate) fn identify(d: &Value) -> Result<(Kind, String, Option<String>), CliError> {
     let text = |p: &str| d.pointer(p).and_then(Value::as_str);
     let missing = |what: &str| CliError::new(format!("a document has no {what}"));
-    let kind = by_type(text("/apiVersion").ok_or_else(|| missing("apiVersion"))?, text("/kind").ok_or_else(|| missing("kind"))?)?;
+    let kind = by_type(
+        text("/apiVersion").ok_or_else(|| missing("apiVersion"))?,
+        text("/kind").ok_or_else(|| missing("kind"))?,
+    )?;
     let name = text("/metadata/name").ok_or_else(|| missing("metadata.name"))?.to_owned();
     Ok((kind, name, text("/metadata/namespace").map(str::to_owned)))
 }
@@ -83,20 +88,14 @@ async fn one(ctx: &Context, d: Value, dry_run: bool) -> Result<String, CliError>
         api.create(&params, &object).await.map_err(refused)?;
         return Ok(format!("{label} created{suffix}"));
     };
-    let last: Value = there
-        .annotations()
-        .get(LAST_APPLIED)
-        .and_then(|t| serde_json::from_str(t).ok())
-        .unwrap_or_else(|| json!({}));
+    let last: Value =
+        there.annotations().get(LAST_APPLIED).and_then(|t| serde_json::from_str(t).ok()).unwrap_or_else(|| json!({}));
     let mut patch = wish;
     // What was applied before and is not any more is removed; what others set stays.
     nulls_for_removed(&last, &d, &mut patch);
     let version = there.resource_version();
-    let params = PatchParams {
-        dry_run,
-        field_validation: Some(kube::api::ValidationDirective::Strict),
-        ..Default::default()
-    };
+    let params =
+        PatchParams { dry_run, field_validation: Some(kube::api::ValidationDirective::Strict), ..Default::default() };
     let now = api.patch(&name, &params, &Patch::Merge(patch)).await.map_err(refused)?;
     let word = if now.resource_version() == version { "unchanged" } else { "configured" };
     Ok(format!("{label} {word}{suffix}"))
@@ -104,7 +103,9 @@ async fn one(ctx: &Context, d: Value, dry_run: bool) -> Result<String, CliError>
 
 /// Adds `null` to a merge patch (RFC 7396) for every field of `last` that `wish` does not have.
 fn nulls_for_removed(last: &Value, wish: &Value, patch: &mut Value) {
-    let (Some(last), Some(wish), Some(patch)) = (last.as_object(), wish.as_object(), patch.as_object_mut()) else { return };
+    let (Some(last), Some(wish), Some(patch)) = (last.as_object(), wish.as_object(), patch.as_object_mut()) else {
+        return;
+    };
     for (key, value) in last {
         match wish.get(key) {
             None => {

@@ -45,7 +45,11 @@ pub(super) async fn run(ctx: &Context, args: &Delete, out: &mut Output) -> CliRe
             }
         }
     }
-    if failed == 0 { Ok(0) } else { Err(CliError::new(format!("{failed} of {} objects were not removed", targets.len()))) }
+    if failed == 0 {
+        Ok(0)
+    } else {
+        Err(CliError::new(format!("{failed} of {} objects were not removed", targets.len())))
+    }
 }
 
 /// Removes one object; the line says so.
@@ -70,7 +74,10 @@ async fn gone(api: &Api<DynamicObject>, name: &str, label: &str) -> Result<(), C
     while let Some(o) = api.get_opt(name).await? {
         if tokio::time::Instant::now() > end {
             let holders = o.metadata.finalizers.unwrap_or_default().join(", ");
-            return Err(CliError::new(format!("{label} is still there after {} s, held by {holders}", PATIENCE.as_secs())));
+            return Err(CliError::new(format!(
+                "{label} is still there after {} s, held by {holders}",
+                PATIENCE.as_secs()
+            )));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

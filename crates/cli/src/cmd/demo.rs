@@ -12,7 +12,7 @@ use multihome_model::{MacAddr, NetworkInterface};
 use multihome_vmm::{GuestAgent, GuestRoute};
 
 use super::{Context, apply, doctor, nic, vm};
-use crate::args::{Apply, Demo, Doctor, Format, NicCommand, NicCreate, NameArg};
+use crate::args::{Apply, Demo, Doctor, Format, NameArg, NicCommand, NicCreate};
 use crate::output::{cells, table};
 use crate::{CliError, CliResult, Output};
 
@@ -34,13 +34,14 @@ pub(super) async fn run(ctx: &Context, args: &Demo) -> CliResult {
     })
     .await?;
     bar.wait("QEMU runs", 60, || async { Ok((instance(ctx).await? == "Running").then_some(())) }).await?;
-    let agent = bar.wait("the guest agent answers", 120, || async {
-        let Ok(agent) = vm::guest(ctx, VM).await else { return Ok(None) };
-        let answers = agent.ping().await;
-        agent.disconnect().await;
-        Ok(answers.then_some(agent))
-    })
-    .await?;
+    let agent = bar
+        .wait("the guest agent answers", 120, || async {
+            let Ok(agent) = vm::guest(ctx, VM).await else { return Ok(None) };
+            let answers = agent.ping().await;
+            agent.disconnect().await;
+            Ok(answers.then_some(agent))
+        })
+        .await?;
     bar.wait("every NIC has its address in the guest", 60, || async {
         let seen = Seen::read(ctx, &agent, false).await?;
         Ok((seen.nics.len() >= 3 && seen.nics.iter().all(|n| n.address.is_some())).then_some(()))
@@ -164,11 +165,8 @@ struct Seen {
 
 impl Seen {
     async fn read(ctx: &Context, agent: &GuestAgent, ping: bool) -> Result<Self, CliError> {
-        let ours: BTreeMap<String, NetworkInterface> = nics(ctx)
-            .await?
-            .into_iter()
-            .filter_map(|n| Some((n.status.as_ref()?.mac.clone()?, n)))
-            .collect();
+        let ours: BTreeMap<String, NetworkInterface> =
+            nics(ctx).await?.into_iter().filter_map(|n| Some((n.status.as_ref()?.mac.clone()?, n))).collect();
         let read = async {
             let interfaces = agent.interfaces().await?;
             let routes = agent.routes().await?;
@@ -202,7 +200,9 @@ impl Seen {
                 mac,
                 address: v4.map(|(a, len)| format!("{a}/{len}")),
                 gateway,
-                default_route: routes.iter().any(|r| r.is_default() && r.destination.is_ipv4() && r.interface == i.name),
+                default_route: routes
+                    .iter()
+                    .any(|r| r.is_default() && r.destination.is_ipv4() && r.interface == i.name),
                 ping: answers,
             });
         }
@@ -236,7 +236,8 @@ impl Seen {
                 ]
             })
             .collect();
-        let header = cells(["NIC", "IN GUEST", "NETWORK", "MAC", "ADDRESS", "GATEWAY", "DEFAULT ROUTE", "GATEWAY PING"]);
+        let header =
+            cells(["NIC", "IN GUEST", "NETWORK", "MAC", "ADDRESS", "GATEWAY", "DEFAULT ROUTE", "GATEWAY PING"]);
         table(&header, &rows).into_iter().for_each(|l| out.line(format!("   {l}")));
     }
 
@@ -249,13 +250,24 @@ impl Seen {
             .map(|r| format!("via {} by {}", r.gateway.unwrap_or(IpAddr::from([0, 0, 0, 0])), r.interface))
             .collect();
         if defaults.len() != 1 {
-            return Err(CliError::new(format!("the guest has {} default routes instead of one: {}", defaults.len(), defaults.join(", "))));
+            return Err(CliError::new(format!(
+                "the guest has {} default routes instead of one: {}",
+                defaults.len(),
+                defaults.join(", ")
+            )));
         }
         if self.holders() != [primary] {
-            return Err(CliError::new(format!("the guest's default route is by {}, and should be by {primary}", self.holders().join(", "))));
+            return Err(CliError::new(format!(
+                "the guest's default route is by {}, and should be by {primary}",
+                self.holders().join(", ")
+            )));
         }
         if let Some(n) = self.nics.iter().find(|n| n.ping == Some(false)) {
-            return Err(CliError::new(format!("gateway {} of {} does not answer ping from the guest", n.gateway.clone().unwrap_or_default(), n.name)));
+            return Err(CliError::new(format!(
+                "gateway {} of {} does not answer ping from the guest",
+                n.gateway.clone().unwrap_or_default(),
+                n.name
+            )));
         }
         Ok(())
     }

@@ -37,7 +37,8 @@ fn command(c: &clap::Command, path: &str, text: &mut String) {
     if !shown.is_empty() {
         text.push_str("\n| argument | meaning |\n| --- | --- |\n");
         for a in shown {
-            let default: Vec<String> = a.get_default_values().iter().map(|v| v.to_string_lossy().into_owned()).collect();
+            let default: Vec<String> =
+                a.get_default_values().iter().map(|v| v.to_string_lossy().into_owned()).collect();
             let mut help = a.get_help().map(ToString::to_string).unwrap_or_default().replace('|', "\\|");
             if !default.is_empty() && !a.is_hide_default_value_set() && a.get_action().takes_values() {
                 let _ = write!(help, " (default: `{}`)", default.join(", "));
@@ -95,7 +96,8 @@ fn fields(schema: &Value, path: &str, text: &mut String) {
     for (name, s) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
         let path = format!("{path}.{name}");
         let kind = s.get("type").and_then(Value::as_str).unwrap_or("any");
-        let help = s.get("description").and_then(Value::as_str).unwrap_or_default().replace('\n', " ").replace('|', "\\|");
+        let help =
+            s.get("description").and_then(Value::as_str).unwrap_or_default().replace('\n', " ").replace('|', "\\|");
         let list = s.get("items").filter(|_| kind == "array");
         let suffix = if list.is_some() { "[]" } else { "" };
         let _ = writeln!(text, "| `{path}{suffix}` | {kind} | {help} |");

@@ -97,7 +97,9 @@ fn nic(n: &NetworkInterface) -> NicObservation {
         Some(c) => Err(c.message.clone()),
         None => Err("nothing was reported".to_owned()),
     };
-    let moving = find(&s.conditions, "DefaultRouteCorrect").filter(|c| c.reason == "WaitingForRenewal").map(|c| c.message.clone());
+    let moving = find(&s.conditions, "DefaultRouteCorrect")
+        .filter(|c| c.reason == "WaitingForRenewal")
+        .map(|c| c.message.clone());
     NicObservation {
         name: n.name_any(),
         network: n.spec.network.clone(),

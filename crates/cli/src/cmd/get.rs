@@ -1,8 +1,8 @@
 //! `get`: lists as the server's own tables, as JSON, as YAML, or as names.
 
+use kube::ResourceExt;
 use kube::api::{ListParams, ObjectList};
 use kube::core::DynamicObject;
-use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::{Context, kind_and_name};
@@ -60,7 +60,8 @@ impl Listing<'_> {
             }
             Format::Name => {
                 let value = self.objects(ctx).await?;
-                let items = value.get("items").and_then(Value::as_array).cloned().unwrap_or_else(|| vec![value.clone()]);
+                let items =
+                    value.get("items").and_then(Value::as_array).cloned().unwrap_or_else(|| vec![value.clone()]);
                 for o in items {
                     let name = o.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
                     out.line(format!("{}/{name}", self.kind.label()));
@@ -127,7 +128,9 @@ impl Listing<'_> {
             .map(|r| {
                 let mut row = vec![];
                 if with_namespace {
-                    row.push(r.pointer("/object/metadata/namespace").and_then(Value::as_str).unwrap_or_default().to_owned());
+                    row.push(
+                        r.pointer("/object/metadata/namespace").and_then(Value::as_str).unwrap_or_default().to_owned(),
+                    );
                 }
                 for (n, i) in shown.iter().enumerate() {
                     let text = cell(&r["cells"][*i]);
@@ -137,7 +140,11 @@ impl Listing<'_> {
             })
             .collect();
         if rows.is_empty() {
-            let place = if with_namespace || !self.kind.namespaced { String::new() } else { format!(" in namespace {}", ctx.namespace) };
+            let place = if with_namespace || !self.kind.namespaced {
+                String::new()
+            } else {
+                format!(" in namespace {}", ctx.namespace)
+            };
             out.note(format!("no {} found{place}", self.kind.resource.plural));
         } else {
             out.table(&header, &rows);

@@ -41,7 +41,8 @@ fn list(store: &ImageStore, format: Format, out: &mut Output) -> Result<(), CliE
         Format::Name => images.iter().for_each(|i| out.line(&i.name)),
         Format::Table | Format::Wide if images.is_empty() => out.note("no images found"),
         Format::Table | Format::Wide => {
-            let rows: Vec<Vec<String>> = images.iter().map(|i| vec![i.name.clone(), kind(i).to_owned(), size(i)]).collect();
+            let rows: Vec<Vec<String>> =
+                images.iter().map(|i| vec![i.name.clone(), kind(i).to_owned(), size(i)]).collect();
             out.table(&crate::output::cells(["NAME", "KIND", "SIZE"]), &rows);
         }
     }

@@ -66,8 +66,11 @@ pub async fn run(cli: Cli, out: &mut Output) -> CliResult {
         }
         _ => {}
     }
-    let ctx =
-        Context { client: client::connect(&cli).await?, namespace: cli.namespace.clone(), data_dir: cli.data_dir.clone() };
+    let ctx = Context {
+        client: client::connect(&cli).await?,
+        namespace: cli.namespace.clone(),
+        data_dir: cli.data_dir.clone(),
+    };
     run_with(&cli.command, &ctx, out).await
 }
 

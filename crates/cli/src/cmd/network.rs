@@ -35,14 +35,14 @@ async fn create(ctx: &Context, args: &NetworkCreate, out: &mut Output) -> CliRes
         "untagged" => NetworkType::Untagged,
         "overlay" => NetworkType::Overlay,
         other => {
-            return Err(CliError::new(format!("type {other:?} is not known: use management, vlan, untagged or overlay")));
+            return Err(CliError::new(format!(
+                "type {other:?} is not known: use management, vlan, untagged or overlay"
+            )));
         }
     };
     let gateway = match (&args.gateway, &args.cidr) {
         (Some(g), _) => Some(g.clone()),
-        (None, Some(cidr)) if !args.no_gateway => {
-            cidr.parse::<ipnet::IpNet>().ok().and_then(first_address)
-        }
+        (None, Some(cidr)) if !args.no_gateway => cidr.parse::<ipnet::IpNet>().ok().and_then(first_address),
         _ => None,
     };
     let family = args.cidr.as_ref().map(|cidr| IpFamilySpec {

@@ -66,13 +66,15 @@ async fn set_primary(ctx: &Context, name: &str, out: &mut Output) -> Result<(), 
         return Err(CliError::new(format!("NIC {name:?} belongs to no VM: only a VM's NIC can be primary")));
     };
     if nic.status.as_ref().is_some_and(|s| s.ipv4.as_ref().is_some_and(|a| a.gateway.is_none())) {
-        return Err(CliError::new(format!("NIC {name:?} cannot be primary: network {:?} offers no gateway", nic.spec.network))
-            .hint("set the network's ipv4.gateway"));
+        return Err(CliError::new(format!(
+            "NIC {name:?} cannot be primary: network {:?} offers no gateway",
+            nic.spec.network
+        ))
+        .hint("set the network's ipv4.gateway"));
     }
     let all = api(ctx).list(&ListParams::default()).await?;
-    let others = all.items.iter().filter(|n| {
-        n.spec.vm() == Some(vm) && n.name_any() != name && n.spec.primary == Some(true)
-    });
+    let others =
+        all.items.iter().filter(|n| n.spec.vm() == Some(vm) && n.name_any() != name && n.spec.primary == Some(true));
     for other in others {
         change(ctx, &other.name_any(), json!({"primary": null})).await?;
     }

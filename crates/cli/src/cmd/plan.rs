@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
+use multihome_control::Key;
 use multihome_control::admission::{Lookup, Refusal, Request, Rules, Verb};
 use multihome_control::vm::{self, manifest_nics, nic_name, pod_network};
 use multihome_control::world::Tables;
-use multihome_control::Key;
 use multihome_model::kubevirt::NetworkSource;
 use multihome_model::kubevirt::VirtualMachine;
 use multihome_model::{
@@ -216,7 +216,8 @@ impl Planned {
         for nic in self.tables.nics.values().filter(|n| n.spec.vm().is_some()) {
             let s = nic.status.clone().unwrap_or_default();
             let all = [s.ipv4, s.ipv6];
-            let addresses = all.iter().flatten().filter_map(|a| a.address.parse::<ipnet::IpNet>().ok()).map(|n| n.addr());
+            let addresses =
+                all.iter().flatten().filter_map(|a| a.address.parse::<ipnet::IpNet>().ok()).map(|n| n.addr());
             input.nics.push(NodeNic {
                 uid: nic.uid().unwrap_or_default(),
                 key: Key::of(nic.as_ref()).to_string(),
@@ -295,7 +296,9 @@ fn describe(step: &multihome_plan::node::Step) -> String {
         },
         Step::PutTap(n, t) => format!("tap {n} for {}, port of {}, MTU {}", t.alias, t.bridge, t.mtu),
         Step::DeleteDomain(n) => format!("remove namespace {n}"),
-        Step::DeleteBridge(n) | Step::DeleteUplink(n) | Step::DeletePort(n) | Step::DeleteTap(n) => format!("remove {n}"),
+        Step::DeleteBridge(n) | Step::DeleteUplink(n) | Step::DeletePort(n) | Step::DeleteTap(n) => {
+            format!("remove {n}")
+        }
         Step::DeleteLeg(_, n) | Step::DeleteEgress(_, n) => format!("remove {n}"),
     }
 }

@@ -62,9 +62,9 @@ impl Admission for Door {
         };
         self.0.validate(&request, &Look(view)).map_err(|r| match r {
             Refusal::Forbidden(text) => Denied::forbidden(text),
-            Refusal::Invalid(list) => {
-                Denied::invalid(list.into_iter().map(|v| Cause::new(&v.field, "FieldValueInvalid", v.message)).collect())
-            }
+            Refusal::Invalid(list) => Denied::invalid(
+                list.into_iter().map(|v| Cause::new(&v.field, "FieldValueInvalid", v.message)).collect(),
+            ),
         })
     }
 }
@@ -136,7 +136,9 @@ fn host_name() -> Result<String, CliError> {
     let label: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
     let label = label.trim_matches(['-', '.']).to_owned();
     if label.is_empty() {
-        return Err(CliError::new(format!("the host name {name:?} cannot name a node")).hint("name the node with --node-name"));
+        return Err(
+            CliError::new(format!("the host name {name:?} cannot name a node")).hint("name the node with --node-name")
+        );
     }
     Ok(label)
 }

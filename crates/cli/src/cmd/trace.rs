@@ -35,9 +35,8 @@ pub(super) async fn events_of(ctx: &Context, uid: &str) -> Result<Vec<Shown>, Cl
         .iter()
         .map(|e| {
             let v = &e.data;
-            let first = |all: &[&str]| {
-                all.iter().map(|p| text(v, p)).find(|t| !t.is_empty()).unwrap_or_default().to_owned()
-            };
+            let first =
+                |all: &[&str]| all.iter().map(|p| text(v, p)).find(|t| !t.is_empty()).unwrap_or_default().to_owned();
             let mut time = first(&["/eventTime", "/firstTimestamp", "/lastTimestamp"]);
             if time.is_empty() {
                 time = e.creation_timestamp().map(|t| t.0.to_string()).unwrap_or_default();
@@ -82,7 +81,11 @@ pub(super) async fn run(ctx: &Context, args: &Trace, out: &mut Output) -> CliRes
         steps.push((l.acknowledged.clone().unwrap_or_default(), "last acknowledgement".into(), text));
     }
     if let Some(g) = &status.guest {
-        let routes = if g.default_routes.is_empty() { "no default route".into() } else { format!("default via {}", g.default_routes.join(", ")) };
+        let routes = if g.default_routes.is_empty() {
+            "no default route".into()
+        } else {
+            format!("default via {}", g.default_routes.join(", "))
+        };
         let text = format!("{}: {}; {routes}", status.guest_name.clone().unwrap_or_default(), g.addresses.join(", "));
         steps.push((g.observed.clone().unwrap_or_default(), "the guest shows".into(), text));
     }
@@ -93,7 +96,15 @@ pub(super) async fn run(ctx: &Context, args: &Trace, out: &mut Output) -> CliRes
     let rows: Vec<Vec<String>> = status
         .conditions
         .iter()
-        .map(|c| vec![c.r#type.clone(), c.status.clone(), c.last_transition_time.clone().unwrap_or_default(), c.reason.clone(), c.message.clone()])
+        .map(|c| {
+            vec![
+                c.r#type.clone(),
+                c.status.clone(),
+                c.last_transition_time.clone().unwrap_or_default(),
+                c.reason.clone(),
+                c.message.clone(),
+            ]
+        })
         .collect();
     out.table(&crate::output::cells(["CONDITION", "STATUS", "SINCE", "REASON", "MESSAGE"]), &rows);
     Ok(0)

@@ -56,12 +56,16 @@ async fn act(ctx: &Context, name: &str, action: &str, out: &mut Output) -> Resul
 /// The agent of a VM that runs on this machine.
 pub(super) async fn guest(ctx: &Context, name: &str) -> Result<GuestAgent, CliError> {
     let api: Api<VirtualMachineInstance> = Api::namespaced(ctx.client.clone(), &ctx.namespace);
-    let vmi = api.get_opt(name).await?.ok_or_else(|| {
-        CliError::new(format!("VM {name:?} does not run")).hint(format!("multihome vm start {name}"))
-    })?;
+    let vmi = api
+        .get_opt(name)
+        .await?
+        .ok_or_else(|| CliError::new(format!("VM {name:?} does not run")).hint(format!("multihome vm start {name}")))?;
     let files = Files { dir: ctx.data_dir.join("vms").join(vmi.uid().unwrap_or_default()) };
     if !files.agent().exists() {
-        return Err(CliError::new(format!("VM {name:?} does not run on this machine, or not with data directory {}", ctx.data_dir.display())));
+        return Err(CliError::new(format!(
+            "VM {name:?} does not run on this machine, or not with data directory {}",
+            ctx.data_dir.display()
+        )));
     }
     Ok(GuestAgent::new(files.agent()).with_timeout(Duration::from_secs(15)))
 }

@@ -75,7 +75,10 @@ fn references(look: &dyn Lookup, key: &Key, spec: &CheckedNetwork, v: &mut Viola
     if let Some(m) = spec.mtu.filter(|m| *m > most) {
         v.add(
             "spec.mtu",
-            format!("MTU {m} is above what ClusterNetwork {:?} carries for a network of this type: use {most} or less", spec.fabric),
+            format!(
+                "MTU {m} is above what ClusterNetwork {:?} carries for a network of this type: use {most} or less",
+                spec.fabric
+            ),
         );
     }
 }
@@ -87,7 +90,11 @@ fn conflicts(key: &Key, spec: &CheckedNetwork, k: &Key, other: &CheckedNetwork, 
     {
         v.add(
             "spec.vlan.id",
-            format!("VLAN id {} of ClusterNetwork {:?} is used by Network {k}: use another, or that Network", a.get(), spec.fabric),
+            format!(
+                "VLAN id {} of ClusterNetwork {:?} is used by Network {k}: use another, or that Network",
+                a.get(),
+                spec.fabric
+            ),
         );
     }
     if let (Some(a), Some(b)) = (spec.vni, other.vni)
@@ -104,7 +111,10 @@ fn conflicts(key: &Key, spec: &CheckedNetwork, k: &Key, other: &CheckedNetwork, 
         {
             let at = if family == Family::IPv4 { "spec.ipv4.cidr" } else { "spec.ipv6.cidr" };
             let vpc = spec.vpc.as_deref().unwrap_or_default();
-            v.add(at, format!("CIDR {} overlaps {} of Network {k} in the same Vpc {vpc:?}: use another", a.cidr, b.cidr));
+            v.add(
+                at,
+                format!("CIDR {} overlaps {} of Network {k} in the same Vpc {vpc:?}: use another", a.cidr, b.cidr),
+            );
         }
     }
 }
@@ -123,7 +133,10 @@ fn holders(look: &dyn Lookup, key: &Key, old: &Network, spec: &CheckedNetwork, v
     if old.spec.r#type != spec.kind {
         v.add(
             "spec.type",
-            format!("the type cannot change while NICs use the network ({}): create another network and move them", super::listing(&nics)),
+            format!(
+                "the type cannot change while NICs use the network ({}): create another network and move them",
+                super::listing(&nics)
+            ),
         );
     }
     let claims = list::<AddressClaim>(look, Some(&key.namespace));
@@ -136,9 +149,10 @@ fn holders(look: &dyn Lookup, key: &Key, old: &Network, spec: &CheckedNetwork, v
         let owner = &claim.spec.owner.name;
         match spec.subnet(family) {
             None => v.add(at, format!("NIC {owner} holds {a}: the subnet cannot go while it does")),
-            Some(s) if !s.cidr.contains(&a) => {
-                v.add(format!("{at}.cidr"), format!("NIC {owner} holds {a}, which is outside {}: use a CIDR that contains it", s.cidr))
-            }
+            Some(s) if !s.cidr.contains(&a) => v.add(
+                format!("{at}.cidr"),
+                format!("NIC {owner} holds {a}, which is outside {}: use a CIDR that contains it", s.cidr),
+            ),
             Some(s) if s.gateway == Some(a) => {
                 v.add(format!("{at}.gateway"), format!("gateway {a} is the address of NIC {owner}: use another"))
             }

@@ -41,7 +41,13 @@ pub(super) fn validate(req: &Request<'_>, look: &dyn Lookup) -> Verdict {
     if let Some(vm) = nic.spec.vm() {
         let asked_again = before.is_none_or(|o| o.vm() != Some(vm));
         if asked_again && !vm_exists(look, &Key::new(req.namespace, vm)) {
-            v.add("spec.vm", format!("VirtualMachine {vm:?} does not exist in namespace {:?}: create it first, or leave vm out", req.namespace));
+            v.add(
+                "spec.vm",
+                format!(
+                    "VirtualMachine {vm:?} does not exist in namespace {:?}: create it first, or leave vm out",
+                    req.namespace
+                ),
+            );
         }
         siblings(look, &key, &nic.spec, &net, &network, &mut v);
     }
@@ -61,17 +67,25 @@ fn unchangeable(old: &NetworkInterface, new: &NetworkInterfaceSpec, v: &mut Viol
     if old.spec.network != new.network {
         v.add(
             "spec.network",
-            format!("the network of a NIC cannot change (it is {:?}): create another NIC on {:?}", old.spec.network, new.network),
+            format!(
+                "the network of a NIC cannot change (it is {:?}): create another NIC on {:?}",
+                old.spec.network, new.network
+            ),
         );
     }
-    let attached = old.status.as_ref().and_then(|s| condition::find(&s.conditions, ATTACHED)).is_some_and(|c| c.is_true());
+    let attached =
+        old.status.as_ref().and_then(|s| condition::find(&s.conditions, ATTACHED)).is_some_and(|c| c.is_true());
     if let (Some(from), Some(to)) = (old.spec.vm(), new.vm())
         && from != to
         && attached
     {
         v.add(
             "spec.vm",
-            format!("NIC {:?} is attached to running VM {from:?}: detach it first with «multihome nic detach {}»", old.name_any(), old.name_any()),
+            format!(
+                "NIC {:?} is attached to running VM {from:?}: detach it first with «multihome nic detach {}»",
+                old.name_any(),
+                old.name_any()
+            ),
         );
     }
 }
@@ -91,9 +105,9 @@ fn siblings(
 ) {
     let vm = spec.vm().unwrap_or_default();
     let all = list::<NetworkInterface>(look, Some(&key.namespace));
-    let others = all.iter().filter(|n| {
-        n.spec.vm() == Some(vm) && n.name_any() != key.name && n.metadata.deletion_timestamp.is_none()
-    });
+    let others = all
+        .iter()
+        .filter(|n| n.spec.vm() == Some(vm) && n.name_any() != key.name && n.metadata.deletion_timestamp.is_none());
     for other in others {
         let name = other.name_any();
         if spec.primary == Some(true) && other.spec.primary == Some(true) {
@@ -140,7 +154,11 @@ fn mac_free(look: &dyn Lookup, key: &Key, net: &Key, mac: MacAddr, v: &mut Viola
     let asked = || {
         let nics = list::<NetworkInterface>(look, None);
         nics.into_iter()
-            .find(|n| network_key(n) == *net && n.spec.mac.as_deref().and_then(|m| m.parse().ok()) == Some(mac) && Key::of(n) != *key)
+            .find(|n| {
+                network_key(n) == *net
+                    && n.spec.mac.as_deref().and_then(|m| m.parse().ok()) == Some(mac)
+                    && Key::of(n) != *key
+            })
             .map(|n| Key::of(&n))
     };
     if let Some(holder) = holder.filter(|h| h != key).or_else(asked) {
@@ -156,7 +174,10 @@ fn addresses(look: &dyn Lookup, key: &Key, net: &Key, network: &CheckedNetwork, 
         };
         for a in wishes {
             let Some(subnet) = network.subnet(family) else {
-                v.add(format!("{at}.address"), format!("address {a} is not possible: Network {net} has no such subnet"));
+                v.add(
+                    format!("{at}.address"),
+                    format!("address {a} is not possible: Network {net} has no such subnet"),
+                );
                 continue;
             };
             if let Some(why) = subnet.refuse(a) {
@@ -212,7 +233,10 @@ fn room(look: &dyn Lookup, net: &Key, network: &CheckedNetwork, nic: &CheckedNic
         };
         v.add(
             "spec.network",
-            format!("all {capacity} addresses of Network {net} ({}) are taken; {who}; or enlarge its pools", subnet.cidr),
+            format!(
+                "all {capacity} addresses of Network {net} ({}) are taken; {who}; or enlarge its pools",
+                subnet.cidr
+            ),
         );
     }
 }

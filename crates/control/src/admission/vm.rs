@@ -4,7 +4,9 @@ use kube::ResourceExt;
 use multihome_model::kubevirt::{
     NetworkSource, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceSpec, check_instance, check_machine,
 };
-use multihome_model::{ANNOTATION_ALLOW_SAME_NETWORK, ANNOTATION_PRIMARY, MacAddr, Network, NetworkInterface, Violations};
+use multihome_model::{
+    ANNOTATION_ALLOW_SAME_NETWORK, ANNOTATION_PRIMARY, MacAddr, Network, NetworkInterface, Violations,
+};
 
 use super::nic::network_of_manifest;
 use super::{Lookup, Refusal, Request, Rules, Verdict, get, list, parse, spec_changed};
@@ -69,7 +71,10 @@ fn networks(
     if let Some(p) = &flags.primary
         && !nics.iter().any(|n| n.interface.name == *p)
     {
-        v.add("metadata.annotations", format!("{ANNOTATION_PRIMARY} names interface {p:?}, which the VM has not: name one of its own"));
+        v.add(
+            "metadata.annotations",
+            format!("{ANNOTATION_PRIMARY} names interface {p:?}, which the VM has not: name one of its own"),
+        );
     }
     let all = list::<Network>(look, Some(req.namespace));
     let keyed: Vec<(Key, Network)> = all.into_iter().map(|n| (Key::of(&n), n)).collect();
@@ -108,7 +113,11 @@ fn networks(
         {
             v.add(
                 &field,
-                format!("NIC {name:?}, which interface {:?} would become, exists and belongs to {}: rename the interface", m.interface.name, there.spec.vm().unwrap_or("no VM")),
+                format!(
+                    "NIC {name:?}, which interface {:?} would become, exists and belongs to {}: rename the interface",
+                    m.interface.name,
+                    there.spec.vm().unwrap_or("no VM")
+                ),
             );
         }
         if let Some(mac) = m.interface.mac_address.as_deref().and_then(|m| m.parse::<MacAddr>().ok()) {

@@ -7,9 +7,7 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt};
 use multihome_model::checked::{CheckedNetwork, check_network};
 use multihome_model::condition::{self, Condition};
-use multihome_model::{
-    Network, NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec, NetworkType, Vni, names,
-};
+use multihome_model::{Network, NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec, NetworkType, Vni, names};
 use multihome_plan::address;
 use serde_json::json;
 
@@ -142,10 +140,8 @@ async fn publish(
         NetworkType::Overlay => "OverlayNetwork",
         NetworkType::Management | NetworkType::Cni => "",
     };
-    let mut nad = NetworkAttachmentDefinition::new(
-        &key.name,
-        NetworkAttachmentDefinitionSpec { config: config.to_string() },
-    );
+    let mut nad =
+        NetworkAttachmentDefinition::new(&key.name, NetworkAttachmentDefinitionSpec { config: config.to_string() });
     nad.metadata.namespace = Some(key.namespace.clone());
     let mut labels = vec![("multihome.io/network".to_owned(), key.name.clone())];
     if !harvester_type.is_empty() {
@@ -168,7 +164,8 @@ async fn publish(
             Err(e) => return Err(e.into()),
         },
         Some(there) => {
-            let ours = there.meta().owner_references.iter().flatten().any(|o| Some(&o.uid) == network.meta().uid.as_ref());
+            let ours =
+                there.meta().owner_references.iter().flatten().any(|o| Some(&o.uid) == network.meta().uid.as_ref());
             if ours && (there.spec != nad.spec || there.meta().labels != nad.meta().labels) {
                 let patch = json!({"metadata": {"labels": nad.metadata.labels}, "spec": nad.spec});
                 api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await?;

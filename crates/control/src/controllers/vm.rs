@@ -108,7 +108,8 @@ async fn drive_instance(
             } else if phase == "Failed" {
                 let rested = i.status.as_ref().and_then(|s| find(&s.conditions, status::READY)).is_none_or(|c| {
                     let since = c.last_transition_time.as_deref().and_then(|t| t.parse::<jiff::Timestamp>().ok());
-                    since.is_none_or(|t| jiff::Timestamp::now().duration_since(t) >= jiff::SignedDuration::from_secs(10))
+                    since
+                        .is_none_or(|t| jiff::Timestamp::now().duration_since(t) >= jiff::SignedDuration::from_secs(10))
                 });
                 if rested {
                     delete(&api, i).await?;
@@ -211,7 +212,11 @@ async fn schedule(ctx: &Context, key: &Key, vmi: &VirtualMachineInstance) -> Out
                 let text = "no node is ready that its nodeSelector allows";
                 s.phase = "Pending".into();
                 s.reason = Some(text.into());
-                condition::set(&mut s.conditions, Condition::new(status::READY, false, "Unschedulable", text), &status::now());
+                condition::set(
+                    &mut s.conditions,
+                    Condition::new(status::READY, false, "Unschedulable", text),
+                    &status::now(),
+                );
             }
         }
     })
@@ -291,7 +296,10 @@ where
     if let Some(there) = there {
         if !owned_by(&there, owner) {
             let mine = vm_key(&there).as_ref() == Some(key);
-            let text = format!("NIC {name:?} exists and belongs to {}: delete or rename it", there.spec.vm().unwrap_or("no VM"));
+            let text = format!(
+                "NIC {name:?} exists and belongs to {}: delete or rename it",
+                there.spec.vm().unwrap_or("no VM")
+            );
             return Ok(if mine { Ok(()) } else { Err(text) });
         }
         let mut patch = json!({});

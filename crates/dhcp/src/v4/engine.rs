@@ -92,9 +92,7 @@ pub fn handle(record: &Record, state: &mut PortState, m: &Message<'_>, via: Via)
         return Outcome::ignored("relayed on a port of a guest");
     }
     match m.kind {
-        MessageType::Discover => {
-            Outcome { reply: Some(answer(record, m, MessageType::Offer)), fact: Fact::Offered }
-        }
+        MessageType::Discover => Outcome { reply: Some(answer(record, m, MessageType::Offer)), fact: Fact::Offered },
         MessageType::Request => request(record, state, m),
         MessageType::Inform => inform(record, m),
         MessageType::Release if for_us(record, m) => {
@@ -150,7 +148,8 @@ fn inform(record: &Record, m: &Message<'_>) -> Outcome {
     let mut out = head(m, Ipv4Addr::UNSPECIFIED);
     start_options(&mut out, MessageType::Ack, record);
     finish(&mut out, record, m, true);
-    let to = if m.giaddr != Ipv4Addr::UNSPECIFIED { Destination::Relay(m.giaddr) } else { Destination::Unicast(m.ciaddr) };
+    let to =
+        if m.giaddr != Ipv4Addr::UNSPECIFIED { Destination::Relay(m.giaddr) } else { Destination::Unicast(m.ciaddr) };
     Outcome { reply: Some((out, to)), fact: Fact::Informed }
 }
 

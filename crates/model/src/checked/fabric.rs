@@ -26,7 +26,10 @@ pub fn check_cluster_network(name: &str, spec: &ClusterNetworkSpec) -> Result<()
         if let Some(mode) = uplink.bond.as_ref().and_then(|b| b.mode.as_deref())
             && !BOND_MODES.contains(&mode)
         {
-            v.add(format!("{at}.bond.mode"), format!("bond mode {mode:?} is not known: use one of {}", BOND_MODES.join(", ")));
+            v.add(
+                format!("{at}.bond.mode"),
+                format!("bond mode {mode:?} is not known: use one of {}", BOND_MODES.join(", ")),
+            );
         }
     }
     v.into_result(())
@@ -42,7 +45,8 @@ pub fn check_vpc(name: &str, spec: &VpcSpec) -> Result<(), Violations> {
         let hop = &route.next_hop;
         v.take(
             &format!("{at}.nextHop"),
-            hop.parse::<IpAddr>().map_err(|_| ParseError(format!("next hop {hop:?} is not an address: use one such as 10.0.0.2"))),
+            hop.parse::<IpAddr>()
+                .map_err(|_| ParseError(format!("next hop {hop:?} is not an address: use one such as 10.0.0.2"))),
         );
     }
     v.into_result(())

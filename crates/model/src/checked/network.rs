@@ -45,7 +45,10 @@ pub fn check_network(name: &str, spec: &NetworkSpec) -> Result<CheckedNetwork, V
     let vlan = check_vlan(spec, &mut v);
     let vni = match spec.vni {
         Some(_) if spec.r#type != NetworkType::Overlay => {
-            v.add("spec.vni", format!("a {} network has no VNI: leave it out, or use type Overlay", spec.r#type.as_str()));
+            v.add(
+                "spec.vni",
+                format!("a {} network has no VNI: leave it out, or use type Overlay", spec.r#type.as_str()),
+            );
             None
         }
         Some(n) => v.take("spec.vni", Vni::new(n)),
@@ -134,11 +137,7 @@ mod tests {
 
     fn management(cidr: &str, gateway: &str) -> NetworkSpec {
         NetworkSpec {
-            ipv4: Some(IpFamilySpec {
-                cidr: Some(cidr.into()),
-                gateway: Some(gateway.into()),
-                ..Default::default()
-            }),
+            ipv4: Some(IpFamilySpec { cidr: Some(cidr.into()), gateway: Some(gateway.into()), ..Default::default() }),
             ..Default::default()
         }
     }

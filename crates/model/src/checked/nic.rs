@@ -64,7 +64,9 @@ fn address(text: &str, family: Family) -> Result<IpAddr, ParseError> {
     match text.parse::<IpAddr>() {
         Ok(a) if a.is_ipv4() == (family == Family::IPv4) => Ok(a),
         Ok(a) => Err(ParseError(format!("address {a} is of the other address family: use one such as {right}"))),
-        Err(_) => Err(ParseError(format!("address {text:?} is malformed: use one such as {right}, without a prefix length"))),
+        Err(_) => {
+            Err(ParseError(format!("address {text:?} is malformed: use one such as {right}, without a prefix length")))
+        }
     }
 }
 
@@ -82,7 +84,12 @@ mod tests {
             ..Default::default()
         };
         let text = check_nic("nic-1", &nic).unwrap_err().to_string();
-        assert!(text.contains("multicast") && text.contains("without a prefix length") && text.contains("other address family"), "{text}");
+        assert!(
+            text.contains("multicast")
+                && text.contains("without a prefix length")
+                && text.contains("other address family"),
+            "{text}"
+        );
         assert!(check_nic("nic-1", &NetworkInterfaceSpec { network: "ns/mgmt".into(), ..Default::default() }).is_ok());
         assert!(check_nic("nic-1", &NetworkInterfaceSpec { network: "a/b/c".into(), ..Default::default() }).is_err());
     }

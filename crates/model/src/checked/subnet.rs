@@ -33,7 +33,9 @@ impl fmt::Display for AddressRange {
 pub fn parse_range(text: &str) -> Result<AddressRange, ParseError> {
     let one = |s: &str| {
         s.trim().parse::<IpAddr>().map_err(|_| {
-            ParseError(format!("range {text:?} is malformed: use an address or FIRST-LAST, such as 10.0.0.10-10.0.0.99"))
+            ParseError(format!(
+                "range {text:?} is malformed: use an address or FIRST-LAST, such as 10.0.0.10-10.0.0.99"
+            ))
         })
     };
     let (first, last) = match text.split_once('-') {
@@ -71,7 +73,9 @@ pub fn parse_route(to: &str, via: Option<&str>, gateway: Option<IpAddr>) -> Resu
             .parse()
             .map_err(|_| ParseError(format!("next hop {text:?} is not an address: use one such as 10.0.0.1")))?,
         None => gateway.ok_or_else(|| {
-            ParseError(format!("route {to} has no next hop and the network no gateway: set via to an address of the subnet"))
+            ParseError(format!(
+                "route {to} has no next hop and the network no gateway: set via to an address of the subnet"
+            ))
         })?,
     };
     if via.is_ipv4() != to.addr().is_ipv4() {
@@ -82,9 +86,9 @@ pub fn parse_route(to: &str, via: Option<&str>, gateway: Option<IpAddr>) -> Resu
 
 /// Parses a CIDR without host bits.
 pub fn parse_cidr(text: &str) -> Result<IpNet, ParseError> {
-    let net: IpNet = text
-        .parse()
-        .map_err(|_| ParseError(format!("CIDR {text:?} is malformed: use a form such as 10.0.0.0/24 or fd00:1::/64")))?;
+    let net: IpNet = text.parse().map_err(|_| {
+        ParseError(format!("CIDR {text:?} is malformed: use a form such as 10.0.0.0/24 or fd00:1::/64"))
+    })?;
     if net.trunc() != net {
         return Err(ParseError(format!("CIDR {text:?} has host bits set: use {}", net.trunc())));
     }
@@ -144,7 +148,10 @@ impl Subnet {
             return None;
         }
         if cidr.addr().is_multicast() || cidr.addr().is_loopback() || cidr.prefix_len() == 0 {
-            v.add(format!("{at}.cidr"), format!("CIDR {cidr} cannot hold NICs: use a unicast subnet such as 10.0.0.0/24"));
+            v.add(
+                format!("{at}.cidr"),
+                format!("CIDR {cidr} cannot hold NICs: use a unicast subnet such as 10.0.0.0/24"),
+            );
             return None;
         }
         let mut s = Subnet {
@@ -164,11 +171,17 @@ impl Subnet {
         };
         if spec.lease_seconds.is_some_and(|l| !(60..u32::MAX).contains(&l)) {
             let l = s.lease_seconds;
-            v.add(format!("{at}.leaseSeconds"), format!("lease of {l} s is out of range: use 60 to 4294967294 seconds"));
+            v.add(
+                format!("{at}.leaseSeconds"),
+                format!("lease of {l} s is out of range: use 60 to 4294967294 seconds"),
+            );
         }
         for (i, d) in spec.domain.iter().chain(&spec.search_domains).enumerate() {
             let field = if i == 0 && spec.domain.is_some() { "domain" } else { "searchDomains" };
-            if d.is_empty() || d.len() > 253 || d.split('.').any(|l| crate::names::dns_label(&l.to_lowercase()).is_err()) {
+            if d.is_empty()
+                || d.len() > 253
+                || d.split('.').any(|l| crate::names::dns_label(&l.to_lowercase()).is_err())
+            {
                 v.add(format!("{at}.{field}"), format!("domain {d:?} is not a DNS name: use one such as example.com"));
             }
         }
@@ -186,7 +199,10 @@ impl Subnet {
                 if cidr.contains(&r.via) {
                     Ok(r)
                 } else {
-                    Err(ParseError(format!("next hop {} of route {} is outside {cidr}: use an address of it", r.via, r.to)))
+                    Err(ParseError(format!(
+                        "next hop {} of route {} is outside {cidr}: use an address of it",
+                        r.via, r.to
+                    )))
                 }
             });
             s.routes.extend(v.take(&format!("{at}.routes[{i}]"), route));

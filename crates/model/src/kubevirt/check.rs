@@ -102,7 +102,10 @@ fn check_networks(at: &str, spec: &VirtualMachineInstanceSpec, interfaces: &[Int
         if !interfaces.iter().any(|x| x.name == network.name) {
             v.add(
                 &field,
-                format!("network {:?} has no interface: add one of that name to domain.devices.interfaces", network.name),
+                format!(
+                    "network {:?} has no interface: add one of that name to domain.devices.interfaces",
+                    network.name
+                ),
             );
         }
     }
@@ -117,10 +120,7 @@ fn check_networks(at: &str, spec: &VirtualMachineInstanceSpec, interfaces: &[Int
             v.add(&field, format!("interface {:?} is listed twice: names must differ", interface.name));
         }
         if !spec.networks.iter().any(|n| n.name == interface.name) {
-            v.add(
-                &field,
-                format!("interface {:?} has no network: add one of that name to networks", interface.name),
-            );
+            v.add(&field, format!("interface {:?} has no network: add one of that name to networks", interface.name));
         }
     }
 }

@@ -37,9 +37,24 @@ pub const VERSIONS: [&str; 3] = ["v1", "v1alpha3", "v1alpha2"];
     derive = "PartialEq",
     derive = "Default",
     doc = "A virtual machine, running or not.",
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since it was created"),
-    printcolumn(name = "Status", type_ = "string", json_path = ".status.printableStatus", description = "What it is doing"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether it runs")
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "Time since it was created"
+    ),
+    printcolumn(
+        name = "Status",
+        type_ = "string",
+        json_path = ".status.printableStatus",
+        description = "What it is doing"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether it runs"
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualMachineSpec {
@@ -105,11 +120,31 @@ pub struct VirtualMachineStatus {
     derive = "Default",
     doc = "One run of a virtual machine.",
     selectable = ".status.nodeName",
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since it was created"),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "Time since it was created"
+    ),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "What it is doing"),
-    printcolumn(name = "IP", type_ = "string", json_path = ".status.interfaces[0].ipAddress", description = "Address of its primary NIC"),
-    printcolumn(name = "NodeName", type_ = "string", json_path = ".status.nodeName", description = "Node that runs it"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether it runs")
+    printcolumn(
+        name = "IP",
+        type_ = "string",
+        json_path = ".status.interfaces[0].ipAddress",
+        description = "Address of its primary NIC"
+    ),
+    printcolumn(
+        name = "NodeName",
+        type_ = "string",
+        json_path = ".status.nodeName",
+        description = "Node that runs it"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether it runs"
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualMachineInstanceSpec {
