@@ -21,11 +21,8 @@ fn steps(i: u32) -> [Step; 2] {
     let name = names::device(names::TAP, &format!("nic-{i}"));
     let [_, a, b, c] = i.to_be_bytes();
     let mac = MacAddr([2, 0, 0, a, b, c]);
-    let security = Security::Strict {
-        mac,
-        ipv4: [Ipv4Addr::from(0x0a00_0000 + i)].into(),
-        ipv6: [mac.link_local()].into(),
-    };
+    let security =
+        Security::Strict { mac, ipv4: [Ipv4Addr::from(0x0a00_0000 + i)].into(), ipv6: [mac.link_local()].into() };
     let bridge = names::device(names::BRIDGE, &format!("net-{}", i / PER_BRIDGE));
     let tap = Tap { alias: format!("nic bench/{i}"), bridge, mtu: Mtu::ETHERNET, queues: 1, tx_queue_length: None };
     [Step::PutPort(name.clone(), Port { dhcp_served: true, security }), Step::PutTap(name, tap)]
@@ -44,7 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let mut engine = Kernel::open(config)?;
     let mut apply = |steps: &[Step]| match engine.apply(steps).into_iter().next() {
-        Some(e) => Err(e),
+        Some(e) => Err(Box::new(e)),
         None => Ok(()),
     };
     for b in 0..=count / PER_BRIDGE {
