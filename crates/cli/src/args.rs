@@ -13,7 +13,7 @@ pub struct Cli {
     #[arg(long, global = true, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// Where `serve` keeps its database, credentials, images and running VMs
-    #[arg(long, global = true, value_name = "DIR", env = "MULTIHOME_DATA_DIR", default_value = crate::client::DATA_DIR)]
+    #[arg(long, global = true, value_name = "DIR", env = "MULTIHOME_DATA_DIR", hide_env_values = true, default_value = crate::client::DATA_DIR)]
     pub data_dir: PathBuf,
     /// Namespace of the objects
     #[arg(short, long, global = true, default_value = "default")]

@@ -144,7 +144,12 @@ async fn the_life_of_networks_and_nics() {
     snapshot!("nic-link", s.run("multihome nic link web-backup down").await);
     snapshot!("nic-list", s.run("multihome nic list").await);
     snapshot!("nic-yaml", s.run("multihome get nic web-backup -o yaml").await);
+    snapshot!("get-wide", s.run("multihome get net -o wide").await);
+    snapshot!("describe", s.run("multihome describe nic web-vlan").await);
+    snapshot!("trace", s.run("multihome trace nic/web-vlan").await);
     snapshot!("vm-list", s.run("multihome vm list").await);
+    snapshot!("vm-exec-stopped", s.run("multihome vm exec web -- true").await);
+    snapshot!("vm-reset-stopped", s.run("multihome vm reset web").await);
     snapshot!("vm-reboot-stopped", s.run("multihome vm reboot web").await);
     snapshot!("doctor-stopped", s.run("multihome doctor").await);
     snapshot!("doctor-json", s.run("multihome doctor vm/web -o json").await);
@@ -154,6 +159,13 @@ async fn the_life_of_networks_and_nics() {
     snapshot!("nic-attach", s.run("multihome nic attach web-backup --vm web").await);
     snapshot!("nic-delete", s.run("multihome nic delete web-backup").await);
     snapshot!("network-delete", s.run("multihome network delete backup").await);
+    snapshot!("vm-start", s.run("multihome vm start web").await);
+    s.until("multihome get vm web -o yaml", "printableStatus: Starting").await;
+    s.until("multihome get vmi web -o yaml", "Unschedulable").await;
+    snapshot!("doctor-not-running", s.run("multihome doctor vm/web").await);
+    snapshot!("vm-stop", s.run("multihome vm stop web").await);
+    s.until("multihome get vmi", "no virtualmachineinstances").await;
+    snapshot!("delete-dry", s.run("multihome delete nic").await);
     snapshot!("vm-delete", s.run("multihome vm delete web").await);
     snapshot!("get-nothing", s.run("multihome get vm").await);
 }
@@ -270,6 +282,56 @@ async fn what_manifests_are_refused() {
         text += &format!("# {what}\n{}\n", s.apply(&manifest).await);
     }
     snapshot!("refused-manifests", text);
+}
+
+/// Runs a command that needs no API.
+fn offline(line: &str) -> String {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+    let (data, rest) = (Shared::default(), Shared::default());
+    let result = runtime.block_on(multihome::run(cli, &mut Output::to(data.clone(), rest.clone())));
+    let mut text = String::from_utf8(data.0.lock().unwrap().clone()).unwrap();
+    text += &String::from_utf8(rest.0.lock().unwrap().clone()).unwrap();
+    match result {
+        Ok(code) => text + &format!("(exit code {code})\n"),
+        Err(e) => text + &format!("{e}\n(exit code {})\n", e.code()),
+    }
+}
+
+#[test]
+fn images() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk.img");
+    std::fs::write(&disk, vec![7u8; 3 << 20]).unwrap();
+    let (data, disk) = (dir.path().join("data"), disk.display().to_string());
+    let mut text = String::new();
+    for line in [
+        "list".to_owned(),
+        format!("import debian:12 --disk {disk}"),
+        format!("import guest --kernel {disk} --initramfs {disk} --cmdline quiet"),
+        "list".to_owned(),
+        "list -o json".to_owned(),
+        "rm guest".to_owned(),
+        "rm guest".to_owned(),
+        format!("import Not/A:Name! --disk {disk}"),
+        "import other --disk /nowhere/disk.img".to_owned(),
+    ] {
+        text += &format!("$ multihome image {line}\n");
+        text += &offline(&format!("multihome --data-dir {} image {line}", data.display()));
+    }
+    snapshot!("images", text.replace(&dir.path().display().to_string(), "DIR"));
+}
+
+#[test]
+fn what_needs_no_server() {
+    let completion = offline("multihome completion bash");
+    assert!(completion.contains("_multihome()") && completion.contains("set-primary"));
+    let crds = offline("multihome crds");
+    let kinds: Vec<&str> = crds.lines().filter(|l| l.starts_with("  name: ")).collect();
+    snapshot!("crds", kinds.join("\n"));
+    let help = Cli::try_parse_from(["multihome", "--help"]).unwrap_err().to_string();
+    snapshot!("help", help);
+    snapshot!("no-kubeconfig", offline("multihome --kubeconfig /nowhere/kubeconfig get net"));
 }
 
 #[test]

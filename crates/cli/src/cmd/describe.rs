@@ -15,7 +15,12 @@ pub(super) async fn run(ctx: &Context, args: &Named, out: &mut Output) -> CliRes
     object.managed_fields_mut().clear();
     object.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
     let uid = object.uid().unwrap_or_default();
-    let value = serde_json::to_value(&object)?;
+    let mut value = serde_json::to_value(&object)?;
+    if let Some(meta) = value.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+        meta.retain(|_, v| {
+            !v.as_object().is_some_and(serde_json::Map::is_empty) && v.as_array().is_none_or(|a| !a.is_empty())
+        });
+    }
     out.yaml(&value)?;
     let events = super::trace::events_of(ctx, &uid).await?;
     out.line("");

@@ -52,7 +52,8 @@ fn print(seen: &VmObservation, found: &[Finding], out: &mut Output) {
         };
         return out.line(format!("vm/{}: healthy: {what}", seen.name));
     }
-    out.line(format!("vm/{}: {} findings", seen.name, found.len()));
+    let word = if found.len() == 1 { "finding" } else { "findings" };
+    out.line(format!("vm/{}: {} {word}", seen.name, found.len()));
     for f in found {
         let severity = match f.severity {
             Severity::Error => "error",

@@ -89,7 +89,8 @@ pub(super) async fn run(ctx: &Context, args: &Trace, out: &mut Output) -> CliRes
         let text = format!("{}: {}; {routes}", status.guest_name.clone().unwrap_or_default(), g.addresses.join(", "));
         steps.push((g.observed.clone().unwrap_or_default(), "the guest shows".into(), text));
     }
-    steps.sort();
+    // «44Z» is before «44.374Z».
+    steps.sort_by(|a, b| a.0.trim_end_matches('Z').cmp(b.0.trim_end_matches('Z')));
     let rows: Vec<Vec<String>> = steps.into_iter().map(|(t, what, text)| vec![t, what, text]).collect();
     out.table(&crate::output::cells(["TIME", "WHAT", "HOW"]), &rows);
     out.line("");
