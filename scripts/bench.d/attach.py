@@ -97,7 +97,7 @@ class Virsh:
     """One virsh that stays, for questions; attaching starts one of its own, as a person would."""
 
     def __init__(self, ns, uri):
-        self.process = spawn(*inside(ns, "virsh", "-q", "-c", uri), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        self.process = spawn(*inside(ns, "stdbuf", "-oL", "virsh", "-q", "-c", uri), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT, text=True, bufsize=1)
 
     def interfaces(self):
@@ -142,8 +142,8 @@ def by_libvirt():
                 f.write(NETWORK.format(n=n, name=name))
             virsh("net-create", f"{d}/{name}.xml")
         with open(f"{d}/web.xml", "w") as f:
-            f.write(DOMAIN.format(type="kvm" if KVM else "qemu", guest=GUEST, console=CONSOLE, d=d,
-                                  cpu="<cpu mode='host-passthrough'/>" if KVM else "<cpu mode='maximum'><feature policy='disable' name='la57'/></cpu>",
+            f.write(DOMAIN.format(type="kvm" if kvm_works() else "qemu", guest=GUEST, console=CONSOLE, d=d,
+                                  cpu="<cpu mode='host-passthrough'/>" if kvm_works() else "<cpu mode='maximum'><feature policy='disable' name='la57'/></cpu>",
                                   ports="<controller type='pci' model='pcie-root-port'/>" * 12))
         virsh("create", f"{d}/web.xml")
         wait_for("the guest", 120, lambda: "multihome-guest: up" in open(f"{d}/serial.log", errors="replace").read(), 0.3)

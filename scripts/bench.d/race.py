@@ -38,7 +38,7 @@ def vm(*networks):
 
 def qemu(ns, d, nics, append, ports=0, log="serial.log"):
     """The demo guest as Multihome starts it, its taps in a namespace. `nics`: (tap, MAC) pairs."""
-    args = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-machine", MACHINE, "-cpu", CPU,
+    args = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", *machine(),
             "-smp", "1", "-m", "256M", "-serial", f"file:{d}/{log}", "-qmp", f"unix:{d}/qmp.sock,server=on,wait=off",
             "-device", "virtio-serial-pci,addr=0x3", "-chardev", f"socket,id=agent,path={d}/agent.sock,server=on,wait=off",
             "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
