@@ -36,7 +36,8 @@ pub(crate) const ANNOTATION_ACTION_DONE: &str = "multihome.io/action-done";
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Plugged {
     slot: u8,
-    link_up: bool,
+    /// Whether its link is up; nobody knows after this process was started anew, because QEMU does not tell.
+    link_up: Option<bool>,
 }
 
 /// A VM that runs on this node.
@@ -91,7 +92,7 @@ pub(crate) async fn find_running(agent: &Arc<Agent>) {
 /// Takes charge of a running QEMU: its NICs, its events, its guest.
 async fn adopt(agent: &Arc<Agent>, key: Key, vm: Vm) -> Arc<Running> {
     let nics = vm.nics().await.unwrap_or_default();
-    let plugged = nics.into_iter().filter_map(|n| Some((n.id, Plugged { slot: n.slot?, link_up: true }))).collect();
+    let plugged = nics.into_iter().filter_map(|n| Some((n.id, Plugged { slot: n.slot?, link_up: None }))).collect();
     let id = vm.spec().id.clone();
     let running =
         Arc::new(Running { vm, plugged: Mutex::new(plugged), look: Notify::new(), shut_down: AtomicBool::new(false) });
@@ -397,7 +398,8 @@ async fn maintain(
         set_phase(agent, key, "Running", None, Condition::new(status::READY, true, "Running", "QEMU runs")).await?;
     }
     act(agent, key, vmi, r).await?;
-    unplug_others(agent, key, r).await?;
+    // A guest that does not let go of one NIC hinders no other.
+    let unplugged = unplug_others(agent, key, r).await;
     let (views, _) = nics_of(agent, key, vmi);
     let usable: Vec<VmNicView> = views
         .into_iter()
@@ -421,9 +423,9 @@ async fn maintain(
             continue;
         };
         match before.get(&uid) {
-            Some(p) if p.link_up != up => {
+            Some(p) if p.link_up != Some(up) => {
                 r.vm.set_link(&uid, up).await?;
-                r.plugged().insert(uid, Plugged { slot, link_up: up });
+                r.plugged().insert(uid, Plugged { slot, link_up: Some(up) });
             }
             Some(_) => {}
             None => {
@@ -432,7 +434,7 @@ async fn maintain(
                     not_attached(agent, &v.nic, "NotPlugged", &e.to_string()).await?;
                     return Err(e.into());
                 }
-                r.plugged().insert(uid, Plugged { slot, link_up: up });
+                r.plugged().insert(uid, Plugged { slot, link_up: Some(up) });
                 r.look.notify_one();
             }
         }
@@ -448,6 +450,7 @@ async fn maintain(
             attached(agent, v, slot, how).await?;
         }
     }
+    unplugged?;
     Ok(Next::Wait)
 }
 

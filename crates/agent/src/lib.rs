@@ -72,6 +72,9 @@ pub enum Error {
     Task(#[from] tokio::task::JoinError),
 }
 
+/// How often the node's devices are looked at without a reason.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// What the agent works on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Work {
@@ -140,12 +143,17 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
     instance::find_running(&agent).await;
     agent.queue.push(Work::Node);
     everything(&agent);
+    let mut again = tokio::time::interval(LOOK_AGAIN);
     let feed = async {
         loop {
-            match changes.recv().await {
-                Ok(change) => enqueue(&agent, change),
-                Err(RecvError::Lagged(_)) => everything(&agent),
-                Err(RecvError::Closed) => return,
+            tokio::select! {
+                change = changes.recv() => match change {
+                    Ok(change) => enqueue(&agent, change),
+                    Err(RecvError::Lagged(_)) => everything(&agent),
+                    Err(RecvError::Closed) => return,
+                },
+                // Somebody may have removed a device of ours.
+                _ = again.tick() => agent.queue.push(Work::Node),
             }
         }
     };

@@ -25,9 +25,14 @@ pub(crate) async fn follow(agent: Arc<Agent>, key: Key, running: Arc<Running>) {
     let mut connected = false;
     while running.vm.is_running() {
         let guest = running.vm.agent();
-        let seen = match guest.interfaces().await {
-            Ok(interfaces) => guest.routes().await.ok().map(|routes| (interfaces, routes)),
-            Err(_) => None,
+        // Without an agent at the other end an answer would be waited for in vain.
+        let seen = if running.vm.agent_open().await.unwrap_or(false) {
+            match guest.interfaces().await {
+                Ok(interfaces) => guest.routes().await.ok().map(|routes| (interfaces, routes)),
+                Err(_) => None,
+            }
+        } else {
+            None
         };
         guest.disconnect().await;
         let settled = match seen {

@@ -19,7 +19,7 @@ use multihome_plan::node::{
 use crate::{Agent, Config, Error, dhcp, settle, spec};
 
 /// How long what was observed is trusted.
-const TRUST: Duration = Duration::from_secs(60);
+const TRUST: Duration = Duration::from_secs(50);
 
 struct Inner {
     engine: Kernel,
