@@ -4,12 +4,17 @@ from lib import *
 
 
 def scale():
-    say("scale: attaching 10,000 NICs")
-    out = run(os.path.join(EXAMPLES, "attach_many"), "10000", timeout=1800).stdout
-    at = {int(n): int(us) for n, us in (line.split() for line in out.splitlines())}
+    say("scale: attaching 10,000 NICs, 5 times")
+    seen = {}
+    for _ in range(5):
+        for line in run(os.path.join(EXAMPLES, "attach_many"), "10000", timeout=600).stdout.splitlines():
+            n, us = map(int, line.split())
+            seen.setdefault(n, []).append(us)
+    at = {n: int(statistics.median(all)) for n, all in seen.items()}
+    say(f"scale: {seen}")
     for n, us in at.items():
         if n != 10:
-            row(f"6 attaching NIC {n:,}, µs (median of 20)", f"{us}", f"NIC 10: {at[10]}", f"{us / at[10]:.2f}", "within 1.5",
+            row(f"6 attaching NIC {n:,}, µs (20 NICs, 5 runs)", f"{us}", f"NIC 10: {at[10]}", f"{us / at[10]:.2f}", "within 1.5",
                 us <= 1.5 * at[10])
 
 
