@@ -81,7 +81,7 @@ DOMAIN = """<domain type='{type}'><name>web</name><memory unit='MiB'>256</memory
 <serial type='file'><source path='{d}/serial.log'/><target port='0'/></serial>
 <channel type='unix'><source mode='bind'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
 <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng><memballoon model='none'/></devices></domain>"""
-NETWORK = """<network><name>{name}</name><forward mode='open'/><bridge name='virbr{n}'/><ip address='10.10{n}.0.1' netmask='255.255.255.0'>
+NETWORK = """<network><name>{name}</name><forward mode='open'/><bridge name='virbr{n}' stp='off' delay='0'/><ip address='10.10{n}.0.1' netmask='255.255.255.0'>
 <dhcp><range start='10.10{n}.0.50' end='10.10{n}.0.200'/></dhcp></ip></network>"""
 # libvirtd sees directories of its own where it keeps its state, and the network namespace that it was started in.
 LIBVIRTD = """set -e
