@@ -159,6 +159,9 @@ async fn the_life_of_networks_and_nics() {
     snapshot!("nic-attach", s.run("multihome nic attach web-backup --vm web").await);
     snapshot!("nic-delete", s.run("multihome nic delete web-backup").await);
     snapshot!("network-delete", s.run("multihome network delete backup").await);
+    // A VLAN with a router of the user's is guarded by default, which no node can do yet: it says so.
+    s.run("multihome network create guarded --type vlan --vlan 200 --cidr 10.11.0.0/24").await;
+    s.until("multihome get net guarded -o wide", "NotOffered").await;
     snapshot!("vm-start", s.run("multihome vm start web").await);
     s.until("multihome get vm web -o yaml", "printableStatus: Starting").await;
     s.until("multihome get vmi web -o yaml", "Unschedulable").await;

@@ -7,7 +7,9 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt};
 use multihome_model::checked::{CheckedNetwork, check_network};
 use multihome_model::condition::{self, Condition};
-use multihome_model::{Network, NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec, NetworkType, Vni, names};
+use multihome_model::{
+    DhcpMode, Network, NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec, NetworkType, Vni, names,
+};
 use multihome_plan::address;
 use serde_json::json;
 
@@ -69,6 +71,9 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
 }
 
 fn missing(ctx: &Context, key: &Key, spec: &CheckedNetwork) -> Option<Condition> {
+    if let Some(text) = not_offered(spec) {
+        return Some(Condition::new(status::READY, false, "NotOffered", text));
+    }
     let t = ctx.world.read();
     if let Some(vpc) = &spec.vpc
         && !t.vpcs.contains_key(&Key::new(key.namespace.clone(), vpc.clone()))
@@ -81,6 +86,20 @@ fn missing(ctx: &Context, key: &Key, spec: &CheckedNetwork) -> Option<Condition>
         return Some(Condition::new(status::READY, false, "ClusterNetworkMissing", text));
     }
     None
+}
+
+/// What the model can say and no node can do yet: told, never silently skipped.
+fn not_offered(spec: &CheckedNetwork) -> Option<String> {
+    if matches!(spec.kind, NetworkType::VlanTrunk | NetworkType::Cni) {
+        return Some(format!(
+            "networks of type {} are not carried yet: use Vlan, Untagged, Overlay or Management",
+            spec.kind.as_str()
+        ));
+    }
+    let guarded = [&spec.ipv4, &spec.ipv6].into_iter().flatten().any(|s| s.dhcp == DhcpMode::Guard);
+    guarded.then(|| {
+        "somebody else's DHCP server cannot be guarded yet: set dhcp to Server (Multihome answers) or None (addresses are configured in the guest)".into()
+    })
 }
 
 async fn set_ready(api: &Api<Network>, known: &Network, ready: Condition) -> Result<(), kube::Error> {
