@@ -9,6 +9,9 @@ use crate::error::{Error, Result};
 use crate::link::check_name;
 use crate::socket::set_int;
 
+/// Room for datagrams that wait to be read, in bytes.
+const RECEIVE_BUFFER: i32 = 4 << 20;
+
 #[repr(C, align(8))]
 struct Control([MaybeUninit<u8>; 128]);
 
@@ -34,6 +37,9 @@ pub fn open(local: SocketAddrV4, device: Option<&str>) -> Result<UdpSocket> {
     ] {
         set_int(fd.as_fd(), level, option, 1).map_err(|e| Error::io("configure", subject(), e))?;
     }
+    // A burst of relayed requests waits here; what does not fit is lost and asked for again a second later. Without the
+    // right to exceed the system's limit (net.core.rmem_max) the usual size stays.
+    let _ = set_int(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER);
     if let Some(device) = device {
         let name = check_name("bind UDP socket", device)?;
         // SAFETY: pointer and length describe the name's bytes.
