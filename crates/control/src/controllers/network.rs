@@ -90,9 +90,9 @@ fn missing(ctx: &Context, key: &Key, spec: &CheckedNetwork) -> Option<Condition>
 
 /// What the model can say and no node can do yet: told, never silently skipped.
 fn not_offered(spec: &CheckedNetwork) -> Option<String> {
-    if matches!(spec.kind, NetworkType::VlanTrunk | NetworkType::Cni) {
+    if matches!(spec.kind, NetworkType::VlanTrunk | NetworkType::Untagged | NetworkType::Cni) {
         return Some(format!(
-            "networks of type {} are not carried yet: use Vlan, Untagged, Overlay or Management",
+            "networks of type {} are not carried yet: use Vlan, Overlay or Management",
             spec.kind.as_str()
         ));
     }
