@@ -228,10 +228,11 @@ async fn plumb(agent: &Arc<Agent>, v: &VmNicView) -> Result<(), Error> {
         return Err(Error::Dataplane(format!("network {} is not ready", v.network_key)));
     };
     let all = agent.clone();
-    agent
-        .plumbing
-        .attach(spec::node_nic(&v.nic), network, move || spec::node_input(&all.world.read(), &all.config.node))
-        .await
+    let everything = move || spec::node_input(&all.world.read(), &all.config.node);
+    if agent.plumbing.attach(spec::node_nic(&v.nic), network, everything).await? {
+        agent.queue.push(Work::Node);
+    }
+    Ok(())
 }
 
 fn host_name(key: &Key, vmi: &VirtualMachineInstance) -> String {

@@ -7,6 +7,7 @@ mod acceleration;
 mod dhcp;
 mod instance;
 mod leases;
+mod networks;
 mod node;
 mod observe;
 mod plumbing;
@@ -144,10 +145,12 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
     agent.queue.push(Work::Node);
     everything(&agent);
     let mut again = tokio::time::interval(LOOK_AGAIN);
+    let mut networks = Networks::default();
     let feed = async {
         loop {
             tokio::select! {
                 change = changes.recv() => match change {
+                    Ok(Change::Network(key)) if !networks.differs(&agent, &key) => {}
                     Ok(change) => enqueue(&agent, change),
                     Err(RecvError::Lagged(_)) => everything(&agent),
                     Err(RecvError::Closed) => return,
@@ -174,6 +177,37 @@ fn everything(agent: &Agent) {
     agent.queue.push(Work::Node);
     let t = agent.world.read();
     t.vmis.keys().for_each(|k| agent.queue.push(Work::Instance(k.clone())));
+}
+
+/// What this node's plans depend on of each network. Its counters change with every NIC, and concern nobody here.
+#[derive(Default)]
+struct Networks(HashMap<Key, Gist>);
+
+/// What of a network plans depend on.
+#[derive(PartialEq, Eq)]
+struct Gist {
+    generation: Option<i64>,
+    mtu: Option<u32>,
+    vni: Option<u32>,
+}
+
+impl Networks {
+    /// Whether a network is other than when this was last asked.
+    fn differs(&mut self, agent: &Agent, key: &Key) -> bool {
+        let Some(network) = agent.world.read().networks.get(key).cloned() else {
+            self.0.remove(key);
+            return true;
+        };
+        let status = network.status.as_ref();
+        let now = Gist {
+            generation: network.metadata.generation,
+            mtu: status.and_then(|s| s.mtu),
+            vni: status.and_then(|s| s.vni),
+        };
+        let same = self.0.get(key) == Some(&now);
+        self.0.insert(key.clone(), now);
+        !same
+    }
 }
 
 /// Whom a change concerns on this node.

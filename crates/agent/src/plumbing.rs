@@ -8,15 +8,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use multihome_control::queue::Next;
-use multihome_dataplane::Engine;
 use multihome_dataplane::kernel::{Config as KernelConfig, Kernel};
+use multihome_dataplane::{Engine, StepError};
 use multihome_model::IfName;
 use multihome_netlink::{Capabilities, Netns, Rtnl};
 use multihome_plan::node::{
     NodeInput, NodeNetwork, NodeNic, NodeState, Step, bridge_name, build, diff, simulate, tap_name,
 };
 
-use crate::{Agent, Config, Error, dhcp, settle, spec};
+use crate::{Agent, Config, Error, dhcp, networks, settle, spec};
 
 /// How long what was observed is trusted.
 const TRUST: Duration = Duration::from_secs(50);
@@ -70,20 +70,20 @@ impl Plumbing {
         lock(&self.indexes).get(tap).copied()
     }
 
-    /// Makes the node hold what its input says, and nothing else of ours.
-    async fn apply_all(&self, input: NodeInput) -> Result<(), Error> {
+    /// Makes the node hold what its input says, and nothing else of ours. Returns what failed.
+    async fn apply_all(&self, input: NodeInput) -> Result<Vec<StepError>, Error> {
         let this = self.clone();
         tokio::task::spawn_blocking(move || this.apply(&build(&input))).await?
     }
 
     /// Makes the node hold one NIC; its network comes along if it is not there yet. `everything` is the whole input,
-    /// computed only where it is needed.
+    /// computed only where it is needed. Returns whether it was: then the whole plan is due for a report.
     pub(crate) async fn attach(
         &self,
         nic: NodeNic,
         network: NodeNetwork,
         everything: impl FnOnce() -> NodeInput + Send + 'static,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let this = self.clone();
         tokio::task::spawn_blocking(move || {
             let mut inner = lock(&this.inner);
@@ -94,7 +94,16 @@ impl Plumbing {
             let stands = inner.observed.is_some() && inner.state.bridges.get(&bridge) == alone.bridges.get(&bridge);
             if !stands {
                 drop(inner);
-                return this.apply(&build(&everything()));
+                // What fails beside this NIC's own devices (an uplink that the kernel refuses, somebody else's NIC)
+                // hinders it not: VMs of this node reach each other, and the network says what is wrong.
+                let tap = tap_name(&nic.uid);
+                let failures = this.apply(&build(&everything()))?;
+                let own = failures.into_iter().filter(|f| match &f.step {
+                    Step::PutTap(name, _) | Step::PutPort(name, _) => *name == tap,
+                    Step::PutBridge(name, _) => *name == bridge,
+                    _ => false,
+                });
+                return told(own.collect()).map(|()| true);
             }
             let tap = tap_name(&nic.uid);
             let mine = NodeState {
@@ -104,7 +113,7 @@ impl Plumbing {
             };
             let wanted = NodeState { taps: alone.taps, ports: alone.ports, ..Default::default() };
             let steps = diff(&mine, &wanted);
-            this.run(&mut inner, &steps)
+            told(this.run(&mut inner, &steps)).map(|()| false)
         })
         .await?
     }
@@ -128,30 +137,29 @@ impl Plumbing {
         Ok(())
     }
 
-    fn apply(&self, desired: &NodeState) -> Result<(), Error> {
+    fn apply(&self, desired: &NodeState) -> Result<Vec<StepError>, Error> {
         let mut inner = lock(&self.inner);
         if inner.observed.is_none_or(|t| t.elapsed() > TRUST) {
             inner.state = inner.engine.observe().map_err(|e| Error::Dataplane(e.to_string()))?;
             inner.observed = Some(Instant::now());
         }
         let steps = diff(&inner.state, desired);
-        self.run(&mut inner, &steps)
+        Ok(self.run(&mut inner, &steps))
     }
 
-    fn run(&self, inner: &mut Inner, steps: &[Step]) -> Result<(), Error> {
+    fn run(&self, inner: &mut Inner, steps: &[Step]) -> Vec<StepError> {
         if steps.is_empty() {
-            return Ok(());
+            return vec![];
         }
         let failures = inner.engine.apply(steps);
         for step in steps {
             simulate(&mut inner.state, step);
         }
         self.remember_indexes(inner, steps);
-        if failures.is_empty() {
-            return Ok(());
+        if !failures.is_empty() {
+            inner.observed = None;
         }
-        inner.observed = None;
-        Err(Error::Dataplane(failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))
+        failures
     }
 
     fn remember_indexes(&self, inner: &mut Inner, steps: &[Step]) {
@@ -172,13 +180,30 @@ impl Plumbing {
     }
 }
 
-/// Applies the whole plan of this node.
+/// A step's failure with its cause, as users read it.
+pub(crate) fn sentence(failure: &StepError) -> String {
+    format!("{failure}: {}", failure.error)
+}
+
+fn told(failures: Vec<StepError>) -> Result<(), Error> {
+    if failures.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Dataplane(failures.iter().map(sentence).collect::<Vec<_>>().join("; ")))
+}
+
+/// Applies the whole plan of this node, and says on each network how that went.
 pub(crate) async fn reconcile(agent: &Agent) -> Next {
     let work = async {
         let input = spec::node_input(&agent.world.read(), &agent.config.node);
-        agent.plumbing.apply_all(input).await?;
+        let failures = agent.plumbing.apply_all(input.clone()).await?;
         agent.plumbing.learn_indexes().await?;
         dhcp::sync_gateways(agent)?;
+        networks::report(agent, &input, &failures).await?;
+        // What the kernel will refuse again is looked at with the next regular round.
+        let (permanent, passing): (Vec<_>, Vec<_>) = failures.into_iter().partition(|f| f.error.is_permanent());
+        permanent.iter().for_each(|f| tracing::warn!("{}", sentence(f)));
+        told(passing)?;
         Ok(Next::Wait)
     };
     settle("the node plan was not applied", work.await)

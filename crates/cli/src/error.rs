@@ -71,12 +71,15 @@ impl From<kube::Error> for CliError {
         match e {
             kube::Error::Api(status) => Self::new(sentence(&status.message)),
             e => {
-                let refused = chain(&e).iter().any(|c| c.contains("refused") || c.contains("No such file"));
-                let mut err = Self { causes: chain(&e), ..Self::new(e.to_string()) };
-                if refused {
-                    err.hint = Some("is «multihome serve» running?".into());
+                let causes = chain(&e);
+                let why = causes.iter().find(|c| c.contains("refused") || c.contains("No such file"));
+                match why {
+                    Some(why) => Self {
+                        hint: Some("start «multihome serve», or point --kubeconfig at an API that runs".into()),
+                        ..Self::new(format!("the API does not answer: {why}"))
+                    },
+                    None => Self { causes, ..Self::new(e.to_string()) },
                 }
-                err
             }
         }
     }

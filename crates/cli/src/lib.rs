@@ -19,14 +19,19 @@ pub type CliResult = Result<u8, CliError>;
 /// Sends the program's own messages to standard error; `RUST_LOG` overrides the level.
 pub fn init_logging(verbose: u8) {
     let level = match verbose {
-        0 => "multihome=info,multihome_agent=info,multihome_control=info,multihome_apiserver=info,warn",
+        // What kube's client logs as it fails is said again, better, as the command's error.
+        0 => "multihome=info,multihome_agent=info,multihome_control=info,multihome_apiserver=info,kube_client=off,warn",
         1 => "multihome=debug,multihome_agent=debug,multihome_control=debug,multihome_dhcp=debug,info",
         _ => "debug",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    let _ =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false)
+        .try_init();
 }
 
 /// Runs one command.

@@ -154,6 +154,105 @@ fn the_default_route_moves_without_a_reboot() {
 }
 
 #[test]
+fn an_uplink_that_cannot_be_is_told_on_the_network() {
+    let Some((_turn, node)) = node("an_uplink_that_cannot_be_is_told_on_the_network") else { return };
+    let fabric = |nics: &str| {
+        format!(
+            "apiVersion: multihome.io/v1alpha1\nkind: ClusterNetwork\nmetadata: {{name: data}}\nspec: {{uplinks: [{nics}]}}\n---\n"
+        )
+    };
+    let net = network("a", "Vlan", 61, 600).replace("  vlan:", "  clusterNetwork: data\n  vlan:");
+    node.apply(&(fabric("{nics: [nosuch0]}") + &net + &vm("web", &["a"])));
+    let layer2 = |node: &Node| node.get("net", "a").pointer("/status/connectivity/node1/layer2").cloned();
+    let told =
+        eventually("the network says what its node has against it", 30, || layer2(&node).filter(|l| l["ok"] == false));
+    let reason = told["reason"].as_str().unwrap_or_default().to_owned();
+    assert!(reason.contains("cannot set up uplink") && reason.contains("nosuch0"), "{reason}");
+    let message = eventually("the network is not ready", 10, || {
+        let v = node.get("net", "a");
+        let list = v.pointer("/status/conditions")?.as_array()?.clone();
+        list.iter().find(|c| c["type"] == "Ready" && c["status"] == "False").map(|c| c["message"].to_string())
+    });
+    assert!(message.contains("on node node1: cannot set up uplink"), "{message}");
+    // The VM itself comes up, and the doctor names the network.
+    node.ready("web-a");
+    let out = node.try_cli(&["doctor", "vm/web"]);
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.code() == Some(1) && text.contains("(network-broken)"), "{text}");
+    // Mended where the sentence points: all is well again.
+    node.apply(&fabric(""));
+    eventually("the network is whole again", 30, || layer2(&node).filter(|l| l["ok"] == true));
+    eventually("the doctor finds nothing", 20, || node.try_cli(&["doctor", "vm/web"]).status.success().then_some(()));
+}
+
+/// What a command wrote, data first, with everything that differs from run to run replaced.
+fn said(node: &Node, args: &[&str]) -> String {
+    let out = node.try_cli(args);
+    let mut text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    if !out.status.success() {
+        text += &format!("(exit code {})\n", out.status.code().unwrap_or(-1));
+    }
+    text.replace(&node.data_dir().display().to_string(), "DATA")
+}
+
+macro_rules! snapshot {
+    ($name:expr, $text:expr) => {{
+        let text: String = $text;
+        insta::with_settings!({filters => vec![
+            (r"02(:[0-9a-f]{2}){5}", "<MAC>"),
+            (r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}(\.[0-9]+)?Z", "<TIME>"),
+            (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<UID>"),
+            (r"\bmh[a-z][0-9a-z]{6,}\b", "<DEVICE>"),
+            (r"\b[0-9]+(\.[0-9]+)? ?(s|ms|m)\b", "<DURATION>"),
+        ], prepend_module_to_snapshot => false}, { insta::assert_snapshot!($name, text) });
+    }};
+}
+
+#[test]
+fn what_commands_say_with_a_running_guest() {
+    let Some((_turn, mut node)) = node("what_commands_say_with_a_running_guest") else { return };
+    node.apply(&(network("a", "Management", 71, 600) + &network("b", "Overlay", 72, 600) + &vm("web", &["a"])));
+    node.ready("web-a");
+    snapshot!("node-vm-exec", said(&node, &["vm", "exec", "web", "--", "cat", "/proc/sys/kernel/ostype"]));
+    snapshot!("node-vm-exec-fails", said(&node, &["vm", "exec", "web", "--", "/bin/sh", "-c", "echo no >&2; exit 3"]));
+    snapshot!("node-vm-exec-missing", said(&node, &["vm", "exec", "web", "--", "/no/such/program"]));
+    snapshot!("node-nic-create-wait", said(&node, &["nic", "create", "--network", "b", "--vm", "web", "--wait", "60"]));
+    eventually("the doctor finds nothing", 30, || node.try_cli(&["doctor", "vm/web"]).status.success().then_some(()));
+    snapshot!("node-doctor", said(&node, &["doctor"]));
+    snapshot!("node-vm-list", said(&node, &["vm", "list"]));
+    snapshot!("node-nic-list", said(&node, &["nic", "list"]));
+    snapshot!("node-nic-detach", said(&node, &["nic", "detach", "web-b"]));
+    eventually("the NIC is gone from the VM", 20, || {
+        node.get("nic", "web-b").pointer("/status/node").is_none().then_some(())
+    });
+    snapshot!("node-nic-attach", said(&node, &["nic", "attach", "web-b", "--vm", "web"]));
+    snapshot!("node-vm-reboot", said(&node, &["vm", "reboot", "web"]));
+    snapshot!("node-vm-reset", said(&node, &["vm", "reset", "web"]));
+    node.kill_server();
+    snapshot!("node-serve-gone", said(&node, &["get", "nic"]));
+    let log = node.log();
+    let start: Vec<&str> = log.lines().take(2).collect();
+    snapshot!("node-serve", start.join("\n").replace(&node.data_dir().display().to_string(), "DATA"));
+    snapshot!("node-teardown", said(&node, &["teardown", "--purge"]));
+    assert!(node.devices().is_empty(), "teardown left {:?}", node.devices());
+}
+
+#[test]
+fn the_demo_tells_its_story() {
+    let Some((_turn, node)) = node("the_demo_tells_its_story") else { return };
+    let (kernel, initramfs) = multihome_testkit::guest();
+    let text = |p: &std::path::PathBuf| p.to_string_lossy().into_owned();
+    let image = ["image", "import", "multihome/demo-guest", "--kernel", &text(kernel), "--initramfs", &text(initramfs)];
+    node.cli(&image);
+    let manifest = multihome_testkit::repository().join("examples/three-networks.yaml");
+    let manifest = manifest.display().to_string();
+    snapshot!(
+        "node-demo",
+        said(&node, &["demo", "--manifest", &manifest]).replace(&manifest, "examples/three-networks.yaml")
+    );
+}
+
+#[test]
 fn a_killed_server_leaks_nothing_and_hurts_nobody() {
     let Some((_turn, mut node)) = node("a_killed_server_leaks_nothing_and_hurts_nobody") else { return };
     let kills = number("MULTIHOME_KILLS", 8);

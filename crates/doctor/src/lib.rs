@@ -63,6 +63,8 @@ pub struct NicObservation {
     pub name: String,
     /// Its network.
     pub network: String,
+    /// What nodes say is wrong with its network.
+    pub network_fault: Option<String>,
     /// Whether its addresses are claimed; else why not.
     pub claimed: Result<(), String>,
     /// Whether QEMU has it; else why not.

@@ -11,6 +11,7 @@ pub fn examine_vm(vm: &VmObservation) -> Vec<Finding> {
         return found;
     }
     for nic in &vm.nics {
+        found.extend(carried(nic));
         found.extend(attached(vm, nic));
         if vm.agent && nic.attached.is_ok() {
             found.extend(shown(vm, nic));
@@ -63,6 +64,19 @@ fn runs(vm: &VmObservation, found: &mut Vec<Finding>) -> bool {
         });
     }
     false
+}
+
+fn carried(nic: &NicObservation) -> Option<Finding> {
+    let fault = nic.network_fault.as_ref()?;
+    Some(Finding {
+        severity: Severity::Error,
+        rule: "network-broken",
+        subject: format!("net/{}", nic.network),
+        message: format!("network {} of NIC {} is not carried as it should be: {fault}", nic.network, nic.name),
+        evidence: vec![format!("status.connectivity of net/{}: {fault}", nic.network)],
+        consequence: "VMs of other nodes and hosts outside are not reached by it".into(),
+        fix: "mend what the sentence names; it is tried again by itself".into(),
+    })
 }
 
 fn attached(vm: &VmObservation, nic: &NicObservation) -> Option<Finding> {
@@ -246,6 +260,7 @@ mod tests {
     fn nic(name: &str, primary: bool, routes: &[&str]) -> NicObservation {
         NicObservation {
             name: name.into(),
+            network_fault: None,
             network: "net".into(),
             claimed: Ok(()),
             attached: Ok(()),

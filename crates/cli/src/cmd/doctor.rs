@@ -1,11 +1,14 @@
 //! `doctor`: collects what is known of a VM and lets the rules judge it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
+use multihome_control::world::network_key;
 use multihome_doctor::{Finding, GuestNic, NicObservation, Severity, VmObservation, examine_vm};
 use multihome_model::condition::{Condition, find};
 use multihome_model::kubevirt::{VirtualMachine, VirtualMachineInstance};
-use multihome_model::{Family, LinkState, NetworkInterface};
+use multihome_model::{Family, LinkState, Network, NetworkInterface};
 use serde_json::json;
 
 use super::Context;
@@ -79,6 +82,13 @@ pub(super) async fn observe(ctx: &Context, name: &str) -> Result<VmObservation, 
     let wanted = vm.is_none_or(|v| v.spec.running == Some(true) || v.spec.run_strategy.as_deref() == Some("Always"));
     let status = vmi.and_then(|v| v.status).unwrap_or_default();
     let list = nics.list(&ListParams::default().fields(&format!("spec.vm={name}"))).await?;
+    let mut networks = BTreeMap::new();
+    for key in list.items.iter().map(network_key).collect::<BTreeSet<_>>() {
+        let api: Api<Network> = Api::namespaced(ctx.client.clone(), &key.namespace);
+        if let Some(network) = api.get_opt(&key.name).await? {
+            networks.insert(key, network);
+        }
+    }
     let mut nics: Vec<&NetworkInterface> = list.items.iter().collect();
     nics.sort_by_key(|n| (n.spec.order(), n.name_any()));
     Ok(VmObservation {
@@ -87,11 +97,11 @@ pub(super) async fn observe(ctx: &Context, name: &str) -> Result<VmObservation, 
         phase: status.phase.clone(),
         reason: status.reason.clone(),
         agent: find(&status.conditions, "AgentConnected").is_some_and(Condition::is_true),
-        nics: nics.into_iter().map(nic).collect(),
+        nics: nics.into_iter().map(|n| nic(n, networks.get(&network_key(n)))).collect(),
     })
 }
 
-fn nic(n: &NetworkInterface) -> NicObservation {
+fn nic(n: &NetworkInterface, network: Option<&Network>) -> NicObservation {
     let s = n.status.clone().unwrap_or_default();
     let state = |kind: &str| match find(&s.conditions, kind) {
         Some(c) if c.is_true() => Ok(()),
@@ -104,6 +114,10 @@ fn nic(n: &NetworkInterface) -> NicObservation {
     NicObservation {
         name: n.name_any(),
         network: n.spec.network.clone(),
+        network_fault: network.and_then(|net| {
+            let c = find(&net.status.as_ref()?.conditions, "Ready")?;
+            (!c.is_true()).then(|| c.message.clone())
+        }),
         claimed: state("Claimed"),
         attached: state("Attached"),
         link_up: n.spec.link_state != Some(LinkState::Down),

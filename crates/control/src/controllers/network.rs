@@ -52,7 +52,10 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
         (vm::effective_mtu(&t, &spec), t.nic_count(key), used, free)
     };
     let wide = |n: u128| u64::try_from(n).unwrap_or(u64::MAX);
-    let ready = Condition::new(status::READY, true, "Ready", "NICs can attach");
+    let ready = fault(&known).map_or_else(
+        || Condition::new(status::READY, true, "Ready", "NICs can attach"),
+        |text| Condition::new(status::READY, false, "Layer2Failed", text),
+    );
     let generation = known.meta().generation;
     status::update(&api, &key.name, Some(&known), |o| {
         let s = o.status.get_or_insert_default();
@@ -68,6 +71,15 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
     .await?;
     drop(guard);
     publish(ctx, key, &known, &spec, mtu.get(), vni).await
+}
+
+/// What the nodes that carry the network have against it, in one sentence.
+fn fault(network: &Network) -> Option<String> {
+    let nodes = network.status.iter().flat_map(|s| &s.connectivity);
+    let broken: Vec<String> = nodes
+        .filter_map(|(node, c)| c.layer2.as_ref().filter(|r| !r.ok).map(|r| format!("on node {node}: {}", r.reason)))
+        .collect();
+    (!broken.is_empty()).then(|| broken.join("; "))
 }
 
 fn missing(ctx: &Context, key: &Key, spec: &CheckedNetwork) -> Option<Condition> {

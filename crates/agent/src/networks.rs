@@ -1,0 +1,72 @@
+//! What this node says of the networks that it carries: whether their bridge and uplink are in place.
+
+use kube::api::Api;
+use multihome_control::status;
+use multihome_dataplane::StepError;
+use multihome_model::{Network, NetworkType, ProbeResult};
+use multihome_plan::node::{NodeInput, NodeNetwork, Step, bridge_name, domain_name};
+
+use crate::{Agent, Error, plumbing};
+
+/// Writes `status.connectivity` of every network for this node, where it changed.
+pub(crate) async fn report(agent: &Agent, input: &NodeInput, failures: &[StepError]) -> Result<(), Error> {
+    let node = &agent.config.node;
+    let known: Vec<_> = agent.world.read().networks.iter().map(|(k, n)| (k.clone(), n.clone())).collect();
+    for (key, network) in known {
+        let carried = input.networks.iter().find(|n| n.key == key.to_string());
+        let before = network.status.as_ref().and_then(|s| s.connectivity.get(node));
+        let now = carried.map(|n| layer2(n, input, failures));
+        let same = match (before.and_then(|c| c.layer2.as_ref()), &now) {
+            (None, None) => before.is_none(),
+            (Some(a), Some(b)) => a.ok == b.ok && a.reason == b.reason,
+            _ => false,
+        };
+        if same {
+            continue;
+        }
+        let api: Api<Network> = Api::namespaced(agent.client.clone(), &key.namespace);
+        let stamp = status::now();
+        status::update(&api, &key.name, Some(&network), |o| {
+            let s = o.status.get_or_insert_default();
+            match &now {
+                None => drop(s.connectivity.remove(node)),
+                Some(result) => {
+                    let result = ProbeResult { time: Some(stamp.clone()), ..result.clone() };
+                    s.connectivity.entry(node.clone()).or_default().layer2 = Some(result);
+                }
+            }
+        })
+        .await?;
+        if let Some(result) = now.filter(|r| !r.ok) {
+            agent.events.warning(network.as_ref(), "Layer2Failed", format!("on node {node}: {}", result.reason)).await;
+        }
+    }
+    Ok(())
+}
+
+fn layer2(network: &NodeNetwork, input: &NodeInput, failures: &[StepError]) -> ProbeResult {
+    let bridge = bridge_name(&network.uid);
+    let domain = domain_name(network);
+    let mine: Vec<String> = failures
+        .iter()
+        .filter(|f| match &f.step {
+            Step::PutBridge(name, _) => *name == bridge,
+            Step::PutUplink(_, u) => u.bridge == bridge,
+            Step::PutLeg(_, _, leg) => leg.bridge == bridge,
+            Step::CreateDomain(ns) | Step::PutEgress(ns, _) => network.spec.owns_gateway && *ns == domain,
+            _ => false,
+        })
+        .map(plumbing::sentence)
+        .collect();
+    if !mine.is_empty() {
+        return ProbeResult { ok: false, reason: mine.join("; "), time: None };
+    }
+    let fabric = input.node.fabrics.get(&network.spec.fabric);
+    let alone = network.spec.kind == NetworkType::Vlan && fabric.is_none_or(|f| f.device.is_none());
+    let reason = if alone {
+        format!("in place, without an uplink: ClusterNetwork {:?} has none on this node", network.spec.fabric)
+    } else {
+        "in place".to_owned()
+    };
+    ProbeResult { ok: true, reason, time: None }
+}
