@@ -10,8 +10,11 @@ use std::time::{Duration, SystemTime};
 
 use kube::ResourceExt;
 use multihome_control::vm::{VmNicView, route_plan};
+use multihome_dhcp::ra::Advertisement;
 use multihome_dhcp::server::{Gateway, LeaseView};
+use multihome_dhcp::server6::Said;
 use multihome_dhcp::v4::{Record, Told};
+use multihome_dhcp::v6;
 use multihome_model::names;
 use multihome_model::{DhcpMode, Family};
 use multihome_plan::node::tap_name;
@@ -75,6 +78,7 @@ pub(crate) fn sync(agent: &Agent, views: &[VmNicView], host_name: &str) -> Resul
     for v in views {
         let Some(uid) = v.nic.uid() else { continue };
         let (server, answers_arp) = spec::server_address(&v.spec);
+        sync6(agent, v, &uid, &plan)?;
         let record = plan.nic(&v.nic.name_any()).and_then(|p| Record::new(p, Some(host_name), server));
         let Some(record) = record else {
             agent.dhcp.remove_record(&uid);
@@ -87,6 +91,25 @@ pub(crate) fn sync(agent: &Agent, views: &[VmNicView], host_name: &str) -> Resul
         }
     }
     Ok(pending)
+}
+
+/// The same for DHCPv6 and router advertisements. A default route that moves is taken back and given at once: guests
+/// follow an advertisement without asking.
+fn sync6(agent: &Agent, v: &VmNicView, uid: &str, plan: &RoutePlan) -> Result<(), Error> {
+    let network_uid = v.network.uid().unwrap_or_default();
+    let (router, source) = spec::router(&network_uid, &v.spec);
+    let server_mac = spec::server_mac(&network_uid);
+    let nic = plan.nic(&v.nic.name_any());
+    let Some(advertisement) = nic.and_then(|p| Advertisement::new(p, source)) else {
+        agent.dhcp6.remove(uid);
+        return Ok(());
+    };
+    let record = nic.and_then(|p| v6::Record::new(p, server_mac));
+    agent.dhcp6.put(uid, Said { record, advertisement, router, server_mac });
+    if let Some(ifindex) = agent.plumbing.ifindex(&tap_name(uid)) {
+        agent.dhcp6.put_port(uid, ifindex)?;
+    }
+    Ok(())
 }
 
 /// NICs that this process has no record of yet get one with what their guest was told before, from their status.

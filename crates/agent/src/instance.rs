@@ -486,7 +486,7 @@ async fn unplug_others(agent: &Arc<Agent>, key: &Key, r: &Arc<Running>) -> Resul
         }
         r.plugged().remove(&uid);
         r.look.notify_one();
-        agent.dhcp.remove_record(&uid);
+        agent.forget_nic(&uid);
         if let Some(nic) = nic {
             release_nic(agent, &nic, "Detached", "unplugged from the running VM").await?;
         } else {
@@ -503,7 +503,7 @@ async fn unplug_others(agent: &Arc<Agent>, key: &Key, r: &Arc<Running>) -> Resul
     for nic in waiting {
         let uid = nic.uid().unwrap_or_default();
         if !r.plugged().contains_key(&uid) {
-            agent.dhcp.remove_record(&uid);
+            agent.forget_nic(&uid);
             release_nic(agent, &nic, "Detached", "it was not plugged in").await?;
         }
     }
@@ -513,7 +513,7 @@ async fn unplug_others(agent: &Arc<Agent>, key: &Key, r: &Arc<Running>) -> Resul
 /// Says that no node has the NIC any more. Its devices go with the next node plan.
 async fn release_nic(agent: &Agent, nic: &NetworkInterface, reason: &str, text: &str) -> Result<(), Error> {
     let uid = nic.uid().unwrap_or_default();
-    agent.dhcp.remove_record(&uid);
+    agent.forget_nic(&uid);
     let api: Api<NetworkInterface> = Api::namespaced(agent.client.clone(), &nic.namespace().unwrap_or_default());
     status::update(&api, &nic.name_any(), Some(nic), |o| {
         let s = o.status.get_or_insert_default();
@@ -522,6 +522,8 @@ async fn release_nic(agent: &Agent, nic: &NetworkInterface, reason: &str, text: 
         s.guest_name = None;
         s.guest = None;
         s.lease = None;
+        s.lease6 = None;
+        s.addresses.clear();
         status::clear_nic_condition(o, status::LEASED);
         status::clear_nic_condition(o, status::DEFAULT_ROUTE);
         status::set_nic_condition(o, Condition::new(status::ATTACHED, false, reason, text));

@@ -7,6 +7,7 @@ mod acceleration;
 mod dhcp;
 mod instance;
 mod leases;
+mod leases6;
 mod networks;
 mod node;
 mod observe;
@@ -23,6 +24,7 @@ use multihome_control::events::Events;
 use multihome_control::queue::{Next, Queue};
 use multihome_control::{Change, Key, World};
 use multihome_dhcp::server::Server;
+use multihome_dhcp::server6::Server6;
 use multihome_vmm::images::ImageStore;
 use multihome_vmm::{Acceleration, Accelerator, VmmConfig};
 use tokio::sync::broadcast::error::RecvError;
@@ -95,6 +97,7 @@ struct Agent {
     queue: Queue<Work>,
     plumbing: plumbing::Plumbing,
     dhcp: Arc<Server>,
+    dhcp6: Arc<Server6>,
     /// How VMs are accelerated, once it was tried.
     acceleration: tokio::sync::watch::Sender<Option<Acceleration>>,
     /// Running VMs by the uid of their instance.
@@ -102,6 +105,11 @@ struct Agent {
 }
 
 impl Agent {
+    /// Says nothing more to a NIC.
+    fn forget_nic(&self, uid: &str) {
+        self.dhcp.remove_record(uid);
+        self.dhcp6.remove(uid);
+    }
     fn running(&self) -> MutexGuard<'_, HashMap<String, Arc<instance::Running>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -135,6 +143,7 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
         queue: Queue::default(),
         plumbing,
         dhcp: Arc::new(Server::new()),
+        dhcp6: Arc::new(Server6::new()),
         running: Mutex::default(),
         acceleration: tokio::sync::watch::channel(acceleration::remembered(&config)).0,
         world,
@@ -169,7 +178,7 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
             }
         }
     });
-    tokio::join!(feed, work, node::report(&agent, &kernel), leases::follow(&agent));
+    tokio::join!(feed, work, node::report(&agent, &kernel), leases::follow(&agent), leases6::follow(&agent));
     Ok(())
 }
 

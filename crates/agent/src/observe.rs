@@ -15,7 +15,7 @@ use multihome_plan::route::RoutePlan;
 use multihome_vmm::{GuestInterface, GuestRoute};
 
 use crate::instance::Running;
-use crate::{Agent, dhcp, leases};
+use crate::{Agent, dhcp, leases, spec};
 
 const EAGER: Duration = Duration::from_millis(500);
 const CALM: Duration = Duration::from_secs(5);
@@ -157,10 +157,22 @@ fn judge(
     let mut text = vec![];
     for family in [Family::IPv4, Family::IPv6] {
         let Some(planned) = plan.nic(name).and_then(|n| n.family(family)) else { continue };
-        // Router advertisements are not served yet, so that only IPv4 can be judged where we are the router.
-        if family == Family::IPv6 {
+        let speaks = |a: &IpAddr| a.is_ipv4() == (family == Family::IPv4);
+        if family == Family::IPv6 && !guest.addresses.iter().any(|(a, _)| speaks(a)) {
+            text.push("the guest speaks no IPv6 on it".into());
             continue;
         }
+        let router = views.iter().find(|v| v.nic.name_any() == name).map(|v| {
+            let (router, _) = spec::router(&v.network.uid().unwrap_or_default(), &v.spec);
+            IpAddr::V6(router)
+        });
+        let right = |g: &IpAddr| match planned.gateway {
+            // IPv6 routers are known by their link-local address (RFC 4861).
+            Some(gateway) => *g == gateway || (g.is_ipv6() && Some(*g) == router),
+            // Whoever serves there names it.
+            None => true,
+        };
+        let the = if family == Family::IPv6 { "the IPv6 default route" } else { "the default route" };
         let of = |i: &str| {
             routes
                 .iter()
@@ -170,8 +182,9 @@ fn judge(
         };
         let here = of(&guest.name);
         match (planned.default_route, here.as_slice()) {
-            (true, [gateway]) if Some(*gateway) == planned.gateway => {
-                text.push(format!("holds the default route, via {gateway}"))
+            (true, [gateway]) if right(gateway) => text.push(format!("holds {the}, via {gateway}")),
+            (true, []) if planned.gateway.is_none() && family == Family::IPv6 => {
+                text.push("no IPv6 router has shown itself".into())
             }
             (true, []) => {
                 let other = views.iter().filter(|v| v.nic.name_any() != name).find_map(|v| {
@@ -179,18 +192,19 @@ fn judge(
                     (!of(&i.name).is_empty()).then(|| v.nic.name_any())
                 });
                 return Err(match other {
-                    Some(o) => format!("the default route should be by this NIC, and is by {o}"),
-                    None => "the default route should be by this NIC, and the guest has none yet".into(),
+                    Some(o) => format!("{the} should be by this NIC, and is by {o}"),
+                    None => format!("{the} should be by this NIC, and the guest has none yet"),
                 });
             }
             (true, found) => {
                 let list = found.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 return Err(format!(
-                    "the default route by this NIC should go via {}, and goes via {list}",
-                    planned.gateway.map(|g| g.to_string()).unwrap_or_default()
+                    "{the} by this NIC should go via {}, and goes via {list}",
+                    planned.gateway.map(|g| g.to_string()).unwrap_or_else(|| "one router".into())
                 ));
             }
-            (false, []) => text.push("holds no default route, as planned".into()),
+            (false, []) if family == Family::IPv4 => text.push("holds no default route, as planned".into()),
+            (false, []) => text.push("holds no IPv6 default route, as planned".into()),
             (false, found) => {
                 return Err(format!(
                     "the guest has a default route by this NIC, via {}, which it should not",

@@ -70,6 +70,9 @@ pub(crate) fn node_nic(nic: &NetworkInterface) -> NodeNic {
         addresses.extend(a.address.parse::<IpNet>().map(|n| n.addr()));
         addresses.extend(a.secondary.iter().filter_map(|s| s.parse::<std::net::IpAddr>().ok()));
     }
+    for a in status.iter().flat_map(|s| &s.addresses) {
+        addresses.extend(a.address.parse::<std::net::IpAddr>());
+    }
     NodeNic {
         uid: nic.uid().unwrap_or_default(),
         key: Key::of(nic).to_string(),
@@ -162,6 +165,19 @@ pub(crate) fn nic_model(model: Option<NicModel>) -> vmm::NicModel {
 /// The MAC that answers of a network's DHCP server come from: its gateway leg's.
 pub(crate) fn server_mac(network_uid: &str) -> multihome_model::MacAddr {
     multihome_model::names::derived_mac(&format!("gateway {network_uid}"), 0)
+}
+
+/// The link-local address of a network's IPv6 router, and its MAC where the router is ours.
+pub(crate) fn router(
+    network_uid: &str,
+    spec: &CheckedNetwork,
+) -> (std::net::Ipv6Addr, Option<multihome_model::MacAddr>) {
+    let mac = server_mac(network_uid);
+    match spec.ipv6.as_ref().and_then(|s| s.gateway) {
+        Some(std::net::IpAddr::V6(a)) if a.is_unicast_link_local() => (a, None),
+        Some(_) if spec.owns_gateway => (mac.link_local(), Some(mac)),
+        _ => (mac.link_local(), None),
+    }
 }
 
 /// The server identifier: the network's gateway; where it has none, a link-local address that ports answer for.

@@ -117,7 +117,8 @@ macro_rules! snapshot {
             (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<UID>"),
             (r"resourceVersion: \S+", "resourceVersion: <VERSION>"),
             (r#""resourceVersion": "[0-9]+""#, r#""resourceVersion": "<VERSION>""#),
-            (r"\b[0-9]+(s|ms|m)\b", "<AGE>"),
+            // Columns are as wide as what stands in them.
+            (r"\b[0-9]+(s|ms|m)\b *", "<AGE> "),
         ], prepend_module_to_snapshot => false}, { insta::assert_snapshot!($name, text) });
     }};
 }

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use multihome_testkit::{Node, eventually, network, skipped, vm};
+use multihome_testkit::{Node, dual_stack, eventually, network, skipped, vm};
 
 /// Guests in software emulation share two processors: one scenario at a time.
 static TURN: Mutex<()> = Mutex::new(());
@@ -154,6 +154,58 @@ fn the_default_route_moves_without_a_reboot() {
 }
 
 #[test]
+fn ipv6_follows_the_plan_without_a_client() {
+    let Some((_turn, node)) = node("ipv6_follows_the_plan_without_a_client") else { return };
+    let nets = dual_stack("a", "Management", 81, 600) + &dual_stack("b", "Overlay", 82, 600);
+    node.apply(&(nets + &vm("web", &["a", "b"]) + &vm("peer", &["b"])));
+    ["web-a", "web-b", "peer-b"].iter().for_each(|n| drop(node.ready(n)));
+    let address6 = |nic: &str| {
+        let v = node.get("nic", nic);
+        let text = v.pointer("/status/ipv6/address").and_then(|x| x.as_str()).unwrap_or_default().to_owned();
+        bare(&text).to_owned()
+    };
+    let (a, b, peer) = (address6("web-a"), address6("web-b"), address6("peer-b"));
+    let shown = eventually("the guest formed the addresses that its NICs hold", 30, || {
+        let (_, text) = node.guest_sh("web", "ip -6 addr");
+        (text.contains(&a) && text.contains(&b) && !text.contains("tentative")).then_some(text)
+    });
+    assert!(!a.is_empty() && !b.is_empty(), "{shown}");
+    let gateway = |n: &str| {
+        let uid = node.get("net", n)["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        multihome_model::names::derived_mac(&format!("gateway {uid}"), 0).link_local().to_string()
+    };
+    eventually("one IPv6 default route, by the primary", 20, || {
+        let routes = node.default_routes6("web");
+        (routes.len() == 1 && routes[0].contains(&format!("via {} ", gateway("a")))).then_some(())
+    });
+    let ping = |to: &str| node.guest_sh("web", &format!("ping -6 -c 3 -W 1 {to}")).0;
+    assert!(ping("fd90:81::1") && ping("fd90:82::1"), "both gateways answer");
+    assert!(ping(&peer), "a neighbour answers");
+    // Somebody else's address is not heard; one that the guest formed properly, first, is.
+    node.guest_sh("web", &format!("ip -6 addr add {peer}/64 dev eth1 nodad; ip -6 addr add fd90:82::beef/64 dev eth1"));
+    assert!(
+        !node.guest_sh("web", &format!("ping -6 -c 3 -W 1 -I {peer} fd90:82::1")).0,
+        "a borrowed address is silent"
+    );
+    eventually("the address that the guest formed is its own", 20, || {
+        let learnt = node.get("nic", "web-b").pointer("/status/addresses")?.to_string();
+        (learnt.contains("fd90:82::beef") && !learnt.contains(&peer)).then_some(())
+    });
+    eventually("and is heard", 20, || {
+        node.guest_sh("web", "ping -6 -c 1 -W 1 -I fd90:82::beef fd90:82::1").0.then_some(())
+    });
+    // The default route moves at once, because routers speak without being asked.
+    node.cli(&["nic", "set-primary", "web-b"]);
+    let mut most = 0;
+    eventually("the IPv6 default route moved", 15, || {
+        let routes = node.default_routes6("web");
+        most = most.max(routes.len());
+        (routes.len() == 1 && routes[0].contains(&format!("via {} ", gateway("b")))).then_some(())
+    });
+    assert!(most <= 1, "there were never two default routes");
+}
+
+#[test]
 fn an_uplink_that_cannot_be_is_told_on_the_network() {
     let Some((_turn, node)) = node("an_uplink_that_cannot_be_is_told_on_the_network") else { return };
     let fabric = |nics: &str| {
@@ -203,7 +255,8 @@ macro_rules! snapshot {
             (r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}(\.[0-9]+)?Z", "<TIME>"),
             (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<UID>"),
             (r"\bmh[a-z][0-9a-z]{6,}\b", "<DEVICE>"),
-            (r"\b[0-9]+(\.[0-9]+)? ?(s|ms|m)\b", "<DURATION>"),
+            // Columns are as wide as what stands in them.
+            (r"\b[0-9]+(\.[0-9]+)? ?(s|ms|m)\b *", "<DURATION> "),
         ], prepend_module_to_snapshot => false}, { insta::assert_snapshot!($name, text) });
     }};
 }

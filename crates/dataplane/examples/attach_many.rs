@@ -11,7 +11,7 @@ use multihome_dataplane::Engine;
 use multihome_dataplane::kernel::{Config, Kernel};
 use multihome_model::{MacAddr, Mtu, names};
 use multihome_netlink::Netns;
-use multihome_plan::node::{Bridge, Port, Security, Step, Tap};
+use multihome_plan::node::{Bridge, Port, Security, Service, Step, Tap};
 
 /// NICs per bridge: the kernel takes at most 1024 ports on one.
 const PER_BRIDGE: u32 = 1000;
@@ -25,7 +25,10 @@ fn steps(i: u32) -> [Step; 2] {
         Security::Strict { mac, ipv4: [Ipv4Addr::from(0x0a00_0000 + i)].into(), ipv6: [mac.link_local()].into() };
     let bridge = names::device(names::BRIDGE, &format!("net-{}", i / PER_BRIDGE));
     let tap = Tap { alias: format!("nic bench/{i}"), bridge, mtu: Mtu::ETHERNET, queues: 1, tx_queue_length: None };
-    [Step::PutPort(name.clone(), Port { dhcp_served: true, security }), Step::PutTap(name, tap)]
+    [
+        Step::PutPort(name.clone(), Port { dhcp4: Service::Served, dhcp6: Service::Open, security }),
+        Step::PutTap(name, tap),
+    ]
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

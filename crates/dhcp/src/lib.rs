@@ -5,5 +5,9 @@
 //! its template. [`v4::engine`] and everything below it is pure; only [`server`] opens sockets.
 
 pub mod frame;
+pub mod frame6;
+pub mod ra;
 pub mod server;
+pub mod server6;
 pub mod v4;
+pub mod v6;

@@ -341,7 +341,7 @@ async fn serve_port(shared: Arc<Shared>, entry: Arc<Entry>, socket: PacketSocket
 }
 
 /// `ENETDOWN` (asm-generic/errno.h): reported once after the device went down; it may come up again.
-const ENETDOWN: i32 = 100;
+pub(crate) const ENETDOWN: i32 = 100;
 
 fn answer_frame(shared: &Shared, entry: &Entry, data: &[u8], pending: bool, server_mac: MacAddr) -> Option<Vec<u8>> {
     if let Some(reply) = frame::answer_arp(data, entry.record().server(), server_mac) {
@@ -414,20 +414,27 @@ fn answer_gateway(
     }
 }
 
-fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn read<T>(l: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+pub(crate) fn read<T>(l: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
     l.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write<T>(l: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+pub(crate) fn write<T>(l: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
     l.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A random pause below `most`. Nothing secret depends on it.
+pub(crate) fn jitter(most: std::time::Duration) -> std::time::Duration {
+    use std::hash::{BuildHasher, Hasher};
+    let n = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    most.mul_f64(n as f64 / u64::MAX as f64)
 }
 
 /// Waits for a socket that owns its descriptor for as long as it lives, which is what `AsyncFd` relies on.
 #[expect(deprecated, reason = "the replacement is unsafe, and both kinds of socket here keep their descriptor")]
-fn watch<T: std::os::fd::AsRawFd>(socket: T) -> std::io::Result<AsyncFd<T>> {
+pub(crate) fn watch<T: std::os::fd::AsRawFd>(socket: T) -> std::io::Result<AsyncFd<T>> {
     AsyncFd::new(socket)
 }

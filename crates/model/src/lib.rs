@@ -30,12 +30,12 @@ pub use condition::Condition;
 pub use crd::{crds, served_types};
 pub use nad::{NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec};
 pub use network::{
-    Connectivity, DhcpMode, IpFamilySpec, Network, NetworkRoute, NetworkSpec, NetworkStatus, NetworkType, ProbeResult,
-    RouteMode, TrunkRange, VlanSpec,
+    Addressing, Connectivity, DhcpMode, IpFamilySpec, Network, NetworkRoute, NetworkSpec, NetworkStatus, NetworkType,
+    ProbeResult, RouteMode, TrunkRange, VlanSpec,
 };
 pub use nic::{
-    Family, GuestView, LeaseStatus, LinkState, NetworkInterface, NetworkInterfaceSpec, NetworkInterfaceStatus,
-    NicAddressSpec, NicAddressStatus, NicModel, PortSecurity,
+    Family, GuestView, LearntAddress, Lease6Status, LeaseStatus, LinkState, NetworkInterface, NetworkInterfaceSpec,
+    NetworkInterfaceStatus, NicAddressSpec, NicAddressStatus, NicModel, PortSecurity,
 };
 pub use types::{IfName, MacAddr, Mtu, ParseError, VlanId, Vni};
 pub use violation::{Violation, Violations};

@@ -201,6 +201,11 @@ pub struct IpFamilySpec {
     /// How long a guest may keep what it was told before it asks again, in seconds, 60 to 4294967294. Default: 3600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_seconds: Option<u32>,
+    /// How guests get their IPv6 address where Multihome serves it: Stateful (DHCPv6), Stateless (formed from the
+    /// router advertisement's prefix, other settings by DHCPv6) or Slaac (everything by router advertisement). The
+    /// latter two need a /64. Default: Stateful. Not for IPv4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addressing: Option<Addressing>,
     /// DHCP relays (giaddr) whose packets are answered. Others are dropped and counted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub relays: Vec<String>,
@@ -226,6 +231,18 @@ pub enum DhcpMode {
     Guard,
     /// Nobody does.
     None,
+}
+
+/// How guests get their IPv6 address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
+pub enum Addressing {
+    /// From DHCPv6 (RFC 8415), with the address of the NIC's claim.
+    #[default]
+    Stateful,
+    /// Formed by the guest (RFC 4862); name servers and the like by DHCPv6.
+    Stateless,
+    /// Formed by the guest; name servers by router advertisements (RFC 8106).
+    Slaac,
 }
 
 /// Where a network's CIDR and gateway come from.
@@ -321,6 +338,10 @@ impl NetworkSpec {
     /// Who serves DHCP for a family.
     pub fn dhcp_mode(&self, family: Family) -> DhcpMode {
         match self.family(family) {
+            // Whoever answers there is not us: nothing is told twice, nothing reaches a guest unguarded.
+            None if !self.owns_gateway() && matches!(self.r#type, NetworkType::Vlan | NetworkType::Untagged) => {
+                DhcpMode::Guard
+            }
             None => DhcpMode::None,
             Some(f) => f.dhcp.unwrap_or(match self.r#type {
                 NetworkType::VlanTrunk | NetworkType::Cni => DhcpMode::None,

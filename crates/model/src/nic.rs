@@ -225,9 +225,15 @@ pub struct NetworkInterfaceStatus {
     /// Its name inside the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_name: Option<String>,
+    /// Addresses that the guest has beside its claimed ones, and that port security lets pass.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<LearntAddress>,
     /// What the guest was told by DHCP, and when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<LeaseStatus>,
+    /// What the guest was told by DHCPv6, and when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease6: Option<Lease6Status>,
     /// What the guest reports of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestView>,
@@ -251,6 +257,40 @@ pub struct NicAddressStatus {
     /// Where the address comes from: Claim (ours) or Guard (a DHCP server of yours).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub source: String,
+}
+
+/// An address that a guest has and that is not of its claims.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct LearntAddress {
+    /// The address.
+    pub address: String,
+    /// Where it comes from: Guard (a DHCP server of yours gave it) or Formed (the guest made it itself, RFC 4862, and
+    /// nobody else had it).
+    pub source: String,
+    /// Until when a DHCP server of yours gave it (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// The DHCP server that gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+}
+
+/// What the guest was told by DHCPv6.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct Lease6Status {
+    /// The address that was given.
+    pub address: String,
+    /// When it was given or extended last (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledged: Option<String>,
+    /// How long it holds from then on, in seconds.
+    #[serde(default)]
+    pub seconds: u32,
+    /// The client's DUID in hexadecimal: shown, never an identity (a cloned guest shares it with its template).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub duid: String,
 }
 
 /// What the guest was told by DHCP.

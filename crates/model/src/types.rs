@@ -120,6 +120,12 @@ impl MacAddr {
         let m = self.0;
         std::net::Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]])
     }
+    /// The address that a guest forms from a prefix of 64 bits and this MAC (RFC 4862 section 5.5.3, RFC 4291
+    /// appendix A).
+    pub fn eui64(self, prefix: std::net::Ipv6Addr) -> std::net::Ipv6Addr {
+        let low = u128::from(self.link_local()) & u128::from(u64::MAX);
+        std::net::Ipv6Addr::from((u128::from(prefix) & !u128::from(u64::MAX)) | low)
+    }
     /// Twelve hex digits without separators.
     pub fn hex(self) -> String {
         self.0.iter().map(|b| format!("{b:02x}")).collect()

@@ -97,19 +97,20 @@ pub mod filter {
         udp4(68, false)
     }
 
-    /// What DHCPv6 clients send (UDP port 547) and router solicitations (ICMPv6 type 133), where
-    /// no extension header precedes them.
-    pub fn dhcp6_requests_or_router_solicitations() -> Vec<Insn> {
+    /// What DHCPv6 clients send (UDP port 547), router solicitations (ICMPv6 type 133) and neighbour solicitations
+    /// (135), where no extension header precedes them.
+    pub fn dhcp6_requests_or_solicitations() -> Vec<Insn> {
         vec![
             load_half(12),
-            if_equal(0x86dd, 0, 8),
+            if_equal(0x86dd, 0, 9),
             load_byte(20),
             if_equal(17, 0, 2),
             load_half(56),
-            if_equal(547, 3, 4),
-            if_equal(58, 0, 3),
+            if_equal(547, 4, 5),
+            if_equal(58, 0, 4),
             load_byte(54),
-            if_equal(133, 0, 1),
+            if_equal(133, 1, 0),
+            if_equal(135, 0, 1),
             take(ALL),
             take(0),
         ]

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use multihome_model::checked::{CheckedNetwork, Route, Subnet};
-use multihome_model::{DhcpMode, Family, MacAddr, Mtu};
+use multihome_model::{Addressing, DhcpMode, Family, MacAddr, Mtu};
 use serde::{Deserialize, Serialize};
 
 use crate::primary::{self, Candidate, FAMILIES};
@@ -66,6 +66,8 @@ pub struct FamilyPlan {
     pub method: Method,
     /// The address with the subnet's prefix length.
     pub address: Option<IpNet>,
+    /// How the guest gets an IPv6 address that Multihome serves; `None` for IPv4.
+    pub addressing: Option<Addressing>,
     /// The gateway that the network offers.
     pub gateway: Option<IpAddr>,
     /// Whether the guest's default route is by this NIC.
@@ -143,7 +145,9 @@ pub fn plan(nics: &[VmNic<'_>]) -> RoutePlan {
                 name: n.name,
                 order: n.order,
                 wants: n.wants_primary,
-                offers_gateway: offers_gateway(n.network, family),
+                // Where nobody knows whether there is a router, the wish of the user counts.
+                offers_gateway: offers_gateway(n.network, family)
+                    || (n.wants_primary && n.network.subnet(family).is_none() && guarded(n.network, family)),
             })
             .collect();
         primary::choose(&candidates)
@@ -161,11 +165,13 @@ pub fn plan(nics: &[VmNic<'_>]) -> RoutePlan {
 
 /// Whether a network offers a gateway: one that is written down, or one that its own DHCP server may name.
 pub fn offers_gateway(network: &CheckedNetwork, family: Family) -> bool {
-    network.subnet(family).is_some_and(|s| s.gateway.is_some())
+    network.offers_gateway(family)
 }
 
 fn family_plan(nic: &VmNic<'_>, family: Family, primary: bool, position: u32) -> Option<FamilyPlan> {
-    let subnet = nic.network.subnet(family)?;
+    let Some(subnet) = nic.network.subnet(family) else {
+        return guarded(nic.network, family).then(|| foreign(family, primary, position));
+    };
     let address = match family {
         Family::IPv4 => nic.ipv4,
         Family::IPv6 => nic.ipv6,
@@ -174,6 +180,7 @@ fn family_plan(nic: &VmNic<'_>, family: Family, primary: bool, position: u32) ->
     Some(FamilyPlan {
         method: method(subnet, address.is_some()),
         address: address.and_then(|a| IpNet::new(a, subnet.cidr.prefix_len()).ok()),
+        addressing: subnet.addressing,
         gateway: subnet.gateway,
         default_route: primary,
         metric: if primary { METRIC_PRIMARY } else { METRIC_SECONDARY + position },
@@ -185,6 +192,29 @@ fn family_plan(nic: &VmNic<'_>, family: Family, primary: bool, position: u32) ->
         lease_seconds: subnet.lease_seconds,
         table: (!primary && subnet.gateway.is_some()).then_some(TABLE_BASE + position),
     })
+}
+
+fn guarded(network: &CheckedNetwork, family: Family) -> bool {
+    network.dhcp(family) == DhcpMode::Guard
+}
+
+/// A family of which only somebody else's server knows anything.
+fn foreign(family: Family, primary: bool, position: u32) -> FamilyPlan {
+    FamilyPlan {
+        method: Method::Guard,
+        address: None,
+        addressing: (family == Family::IPv6).then(Addressing::default),
+        gateway: None,
+        default_route: primary,
+        metric: if primary { METRIC_PRIMARY } else { METRIC_SECONDARY + position },
+        routes: vec![],
+        dns: vec![],
+        domain: None,
+        search_domains: vec![],
+        ntp: vec![],
+        lease_seconds: Subnet::DEFAULT_LEASE,
+        table: None,
+    }
 }
 
 fn method(subnet: &Subnet, has_address: bool) -> Method {

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-pub use manifest::{network, vm};
+pub use manifest::{dual_stack, network, vm};
 use serde_json::Value;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -224,6 +224,12 @@ impl Node {
     /// The default routes that a guest has, as its own `ip route` shows them.
     pub fn default_routes(&self, vm: &str) -> Vec<String> {
         let (_, text) = self.guest_sh(vm, "ip route");
+        text.lines().map(str::trim).filter(|l| l.starts_with("default")).map(str::to_owned).collect()
+    }
+
+    /// The IPv6 default routes that a guest has.
+    pub fn default_routes6(&self, vm: &str) -> Vec<String> {
+        let (_, text) = self.guest_sh(vm, "ip -6 route");
         text.lines().map(str::trim).filter(|l| l.starts_with("default")).map(str::to_owned).collect()
     }
 

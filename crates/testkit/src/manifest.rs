@@ -32,6 +32,18 @@ spec:
     text
 }
 
+/// The same with IPv6 beside it, of which guests form their addresses themselves.
+pub fn dual_stack(name: &str, kind: &str, third_octet: u8, lease_seconds: u32) -> String {
+    let text = network(name, kind, third_octet, lease_seconds);
+    let six = format!(
+        "  ipv6: {{cidr: \"fd90:{third_octet}::/64\", gateway: \"fd90:{third_octet}::1\", addressing: Slaac}}\n---\n"
+    );
+    match text.strip_suffix("---\n") {
+        Some(body) => format!("{body}{six}"),
+        None => text,
+    }
+}
+
 /// A running VM with the guest of the testkit, one NIC per network.
 pub fn vm(name: &str, networks: &[&str]) -> String {
     let mut text = format!(

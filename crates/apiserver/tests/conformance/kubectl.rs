@@ -28,7 +28,14 @@ fn told(text: &str) -> Vec<String> {
         line.split_whitespace().collect::<Vec<_>>().join(" ")
     });
     // the server's version is not what is compared
-    lines.filter(|l| !l.starts_with("WARNING: version difference")).collect()
+    let lines = lines.filter(|l| !l.starts_with("WARNING: version difference"));
+    // kubectl since 1.35 says where something was deleted.
+    lines
+        .map(|l| match l.split_once("\" deleted from ") {
+            Some((what, _)) => format!("{what}\" deleted"),
+            None => l,
+        })
+        .collect()
 }
 
 struct Shell<'a> {

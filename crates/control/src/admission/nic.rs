@@ -180,6 +180,13 @@ fn addresses(look: &dyn Lookup, key: &Key, net: &Key, network: &CheckedNetwork, 
                 );
                 continue;
             };
+            if subnet.formed_prefix().is_some() && nic.address(family) == Some(a) {
+                v.add(
+                    format!("{at}.address"),
+                    format!("address {a} cannot be given: guests on Network {net} form theirs from their MAC; leave it out, or set addressing: Stateful"),
+                );
+                continue;
+            }
             if let Some(why) = subnet.refuse(a) {
                 v.add(format!("{at}.address"), why);
                 continue;

@@ -126,14 +126,25 @@ async fn claim_all(
         t.claims_of(&view.nic.uid().unwrap_or_default()).iter().map(|c| c.spec.address.clone()).collect()
     };
     let mac = claim_mac(ctx, view, checked, &held);
-    let ips = async {
-        let v4 = claim_ip(ctx, view, checked, Family::IPv4, &held).await?;
-        let v6 = claim_ip(ctx, view, checked, Family::IPv6, &held).await?;
-        Ok::<_, Failure>((v4, v6))
+    // An address that the guest forms follows from the MAC, which is then claimed first.
+    let forms = view.spec.ipv6.as_ref().and_then(|s| s.formed_prefix());
+    let (mac, v4, v6) = if let Some(prefix) = forms {
+        let mac = mac.await?;
+        let formed = mac.as_ref().ok().map(|m| IpAddr::V6(m.eui64(prefix)));
+        let v4 = claim_ip(ctx, view, checked.address(Family::IPv4), checked, Family::IPv4, &held).await?;
+        let v6 = claim_ip(ctx, view, formed, checked, Family::IPv6, &held).await?;
+        (mac, v4, v6)
+    } else {
+        let ips = async {
+            let v4 = claim_ip(ctx, view, checked.address(Family::IPv4), checked, Family::IPv4, &held).await?;
+            let v6 = claim_ip(ctx, view, checked.address(Family::IPv6), checked, Family::IPv6, &held).await?;
+            Ok::<_, Failure>((v4, v6))
+        };
+        let (mac, ips) = tokio::join!(mac, ips);
+        let (v4, v6) = ips?;
+        (mac?, v4, v6)
     };
-    let (mac, ips) = tokio::join!(mac, ips);
-    let (v4, v6) = ips?;
-    match (mac?, v4, v6) {
+    match (mac, v4, v6) {
         (Ok(m), Ok(a), Ok(b)) => {
             h.mac = Some(m);
             h.ipv4 = a;
@@ -186,12 +197,12 @@ async fn claim_mac(ctx: &Context, view: &VmNicView, checked: &CheckedNic, held: 
 async fn claim_ip(
     ctx: &Context,
     view: &VmNicView,
+    wish: Option<IpAddr>,
     checked: &CheckedNic,
     family: Family,
     held: &BTreeSet<String>,
 ) -> Claimed<Option<NicAddressStatus>> {
     let Some(subnet) = view.spec.subnet(family) else { return Ok(Ok(None)) };
-    let wish = checked.address(family);
     // Somebody else's DHCP server chooses, unless an address is asked for.
     if subnet.dhcp == DhcpMode::Guard && wish.is_none() {
         return Ok(Ok(None));

@@ -1,11 +1,11 @@
 //! Bridges and what is plugged into them: uplinks and taps.
 
-use multihome_model::{IfName, Mtu};
+use multihome_model::{IfName, Mtu, names};
 use multihome_netlink::{Capability, FdbEntry, Idempotent, Link, LinkChange, LinkKind, NewLink, PortFlags, sysctl};
 use multihome_plan::node::{Bridge, Port, Security, Tap, Uplink, UplinkKind};
 
 use super::Kernel;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How long a bridge remembers an address that it learned (from an uplink, or a promiscuous NIC), in
 /// hundredths of a second; IEEE 802.1Q's default of 300 s.
@@ -124,6 +124,7 @@ impl Kernel {
                 let parent = self.rtnl.index(parent.as_str())?;
                 ("vlan", LinkKind::Vlan { parent, id: id.get() })
             }
+            UplinkKind::Device => return self.put_device(name, uplink),
         };
         let bridge = self.rtnl.index(uplink.bridge.as_str())?;
         if let Some(link) = self.expect(name, kind_name)? {
@@ -135,6 +136,50 @@ impl Kernel {
         self.rtnl.create(&NewLink { name: name.as_str(), kind, change: LinkChange::default() })?;
         self.silence(name.as_str())?;
         self.plug(name, bridge, &uplink.alias, uplink.mtu, true)
+    }
+
+    /// Makes a device of the node's own a port of a bridge. Its alias stays, and its MTU is raised only.
+    fn put_device(&mut self, name: &IfName, uplink: &Uplink) -> Result<()> {
+        let what = || format!("an untagged network on {name}");
+        let bridge = self.rtnl.index(uplink.bridge.as_str())?;
+        let Some(link) = self.rtnl.link(name.as_str())? else {
+            return Err(Error::Unsupported { what: what(), reason: format!("there is no device {name}") });
+        };
+        if link.master != 0 && link.master != bridge {
+            let owner = self.rtnl.link_at(link.master)?.map(|l| l.name).unwrap_or_default();
+            return Err(Error::Unsupported { what: what(), reason: format!("it is a port of {owner}") });
+        }
+        let mut own = self.rtnl.addresses()?.into_iter().filter(|a| a.index == link.index);
+        let global = |ip: &std::net::IpAddr| !matches!(ip, std::net::IpAddr::V6(a) if a.is_unicast_link_local());
+        if let Some(a) = own.find(|a| link.master == 0 && global(&a.ip)) {
+            let reason = format!(
+                "it carries the node's own address {}/{}, which would be cut off: use another device, or move it",
+                a.ip, a.prefix
+            );
+            return Err(Error::Unsupported { what: what(), reason });
+        }
+        let change = LinkChange {
+            mtu: (link.mtu < uplink.mtu.get()).then_some(uplink.mtu.get()),
+            master: (link.master != bridge).then_some(bridge),
+            port: port_flags(true),
+            up: Some(true),
+            ..LinkChange::default()
+        };
+        Ok(self.rtnl.change_named(name.as_str(), &change)?)
+    }
+
+    /// Takes an uplink away: a device of ours is removed, one of the node's own is given back.
+    pub(super) fn delete_uplink(&mut self, name: &IfName) -> Result<()> {
+        if name.as_str().starts_with(names::VLAN) || name.as_str().starts_with(names::VXLAN) {
+            return self.delete_device(name);
+        }
+        let Some(link) = self.rtnl.link(name.as_str())? else { return Ok(()) };
+        let bridge = self.rtnl.link_at(link.master)?.map(|l| l.name).unwrap_or_default();
+        if super::is_ours(&bridge, names::BRIDGE) {
+            let change = LinkChange { master: Some(0), ..LinkChange::default() };
+            self.rtnl.change(link.index, &change).unless_missing()?;
+        }
+        Ok(())
     }
 
     pub(super) fn uplink_kind(&mut self, link: &Link) -> Result<Option<UplinkKind>> {

@@ -89,7 +89,8 @@ impl Kernel {
             Step::PutPort(name, port) => self.put_port(name, Some(port)),
             Step::DeletePort(name) => self.put_port(name, None),
             Step::PutTap(name, tap) => self.put_tap(name, tap),
-            Step::DeleteBridge(name) | Step::DeleteUplink(name) | Step::DeleteTap(name) => self.delete_device(name),
+            Step::DeleteUplink(name) => self.delete_uplink(name),
+            Step::DeleteBridge(name) | Step::DeleteTap(name) => self.delete_device(name),
             Step::DeleteLeg(_, name) => self.delete_device(name),
         }
     }

@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net};
 use multihome_model::{IfName, MacAddr, Mtu, names};
 use multihome_netlink::nft::{Family, Nft};
 use multihome_netlink::{Address, FdbEntry, Idempotent, Link, Netns, Route, Rtnl, TABLE_MAIN, sysctl};
-use multihome_plan::node::{Bridge, Domain, Egress, Leg, NodeState, Tap, Uplink};
+use multihome_plan::node::{Bridge, Domain, Egress, Leg, NodeState, Tap, Uplink, UplinkKind};
 
 use super::bridge::{bound_mac, learns, read_tap_alias};
 use super::domain::forwarding_key;
@@ -113,6 +113,23 @@ impl Kernel {
                     state.uplinks.insert(name, Uplink { alias, bridge, mtu, kind });
                 }
             }
+        }
+        // Devices of the node's own that are ports of ours. What a network calls its uplink stands on its bridge.
+        for link in host.links.iter().filter(|l| l.master != 0 && !l.name.starts_with("mh")) {
+            let Some(bridge) = host.links.iter().find(|b| b.index == link.master && is_ours(&b.name, names::BRIDGE))
+            else {
+                continue;
+            };
+            let Ok(name) = IfName::new(link.name.as_str()) else { continue };
+            let right = link.up && link.mtu >= bridge.mtu && link.port.learning == Some(true);
+            let alias = format!("uplink {}", bridge.alias.strip_prefix("net ").unwrap_or(&bridge.alias));
+            let uplink = Uplink {
+                alias: alias_if(right, &alias),
+                bridge: host.bridge_of(link),
+                mtu: mtu_of(bridge).0,
+                kind: UplinkKind::Device,
+            };
+            state.uplinks.insert(name, uplink);
         }
         for (name, link) in host.ours(names::TAP, "tun") {
             let tap = observed_tap(&host, link, state.ports.get(&name));

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use multihome_model::{IfName, MacAddr};
 use multihome_netlink::nft::{Changes, Data, Element, Family, Listed, load_in};
 use multihome_netlink::{Capability, Idempotent};
-use multihome_plan::node::{Port, Security};
+use multihome_plan::node::{Port, Security, Service};
 
 use super::Kernel;
 use crate::error::Result;
@@ -22,6 +22,9 @@ const IP4: &str = "nic_ip4";
 const IP6: &str = "nic_ip6";
 const TARGETS: &str = "nic_targets";
 const SERVED: &str = "nic_served";
+const SERVED6: &str = "nic_served6";
+const GUARDED: &str = "nic_guarded";
+const GUARDED6: &str = "nic_guarded6";
 const PROMISCUOUS: &str = "nic_promiscuous";
 const DROPPED: &str = "nic_dropped";
 
@@ -38,6 +41,9 @@ table bridge multihome {
     set nic_ip6 { type ifname . ipv6_addr; }
     set nic_targets { typeof iifname . @th,64,128; }
     set nic_served { type ifname; }
+    set nic_served6 { type ifname; }
+    set nic_guarded { type ifname; counter; }
+    set nic_guarded6 { type ifname; counter; }
     set nic_promiscuous { type ifname; }
     set nic_dropped { type ifname; counter; }
 
@@ -76,10 +82,28 @@ table bridge multihome {
         type filter hook prerouting priority -300; policy accept;
         iifname != "mht*" accept
         iifname @nic_served ether type ip udp dport 67 drop
+        iifname @nic_served6 ether type ip6 udp dport 547 drop
+        iifname @nic_served6 ether type ip6 icmpv6 type nd-router-solicit drop
         iifname @nic_promiscuous accept
         iifname . ether saddr != @nic_macs goto refuse
         ether type vmap { arp : goto from_arp, ip : goto from_ip4, ip6 : goto from_ip6 }
         goto refuse
+    }
+    chain speaks4 {
+        oifname @nic_served drop
+        oifname @nic_guarded drop
+    }
+    chain speaks6 {
+        oifname @nic_served6 drop
+        oifname @nic_guarded6 drop
+    }
+    chain forward {
+        type filter hook forward priority -300; policy accept;
+        oifname != "mht*" accept
+        ether type ip udp dport 68 goto speaks4
+        ether type ip6 udp dport 546 goto speaks6
+        ether type ip6 icmpv6 type nd-router-advert goto speaks6
+        ether type ip6 exthdr frag exists meta l4proto ipv6-icmp ip6 saddr fe80::/10 goto speaks6
     }
     chain input {
         type filter hook input priority -300; policy accept;
@@ -96,8 +120,12 @@ table bridge multihome {
 fn facts(name: &IfName, port: &Port) -> BTreeSet<(&'static str, Data)> {
     let key = || Data::new().ifname(name.as_str());
     let mut facts = BTreeSet::new();
-    if port.dhcp_served {
-        facts.insert((SERVED, key()));
+    for (service, served, guarded) in [(port.dhcp4, SERVED, GUARDED), (port.dhcp6, SERVED6, GUARDED6)] {
+        match service {
+            Service::Served => drop(facts.insert((served, key()))),
+            Service::Guarded => drop(facts.insert((guarded, key()))),
+            Service::Open => {}
+        }
     }
     match &port.security {
         Security::Promiscuous => {
@@ -133,6 +161,11 @@ impl Kernel {
         self.require(Capability::BridgeNftables, || "port security".into())?;
         if !self.nft.has_table(Family::Bridge, TABLE)? {
             load_in(&self.config.host, RULES)?;
+        } else if self.nft.elements(Family::Bridge, TABLE, GUARDED6).unless_missing()?.is_none() {
+            // Of an earlier version: replaced in one transaction. Its facts are put back by the next plan; until then
+            // nothing leaves a tap.
+            load_in(&self.config.host, &format!("delete table bridge {TABLE}\n{RULES}"))?;
+            self.ports = None;
         }
         self.tables = true;
         Ok(())
@@ -196,11 +229,23 @@ impl Kernel {
         }
         let names =
             |list: Vec<Listed>| -> BTreeSet<IfName> { list.iter().filter_map(|e| Some(split(&e.key)?.0)).collect() };
-        let served = names(self.keys(SERVED)?);
+        let mut services = [BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), BTreeSet::new()];
+        for (set, seen) in [SERVED, GUARDED, SERVED6, GUARDED6].into_iter().zip(&mut services) {
+            *seen = names(self.keys(set)?);
+        }
+        let service = |name: &IfName, of: usize| {
+            if services[of].contains(name) {
+                Service::Served
+            } else if services[of + 1].contains(name) {
+                Service::Guarded
+            } else {
+                Service::Open
+            }
+        };
         let promiscuous = names(self.keys(PROMISCUOUS)?);
         let dropped = names(self.keys(DROPPED)?);
         let mut all: BTreeSet<IfName> = macs.keys().chain(ipv4.keys()).chain(ipv6.keys()).cloned().collect();
-        all.extend(served.iter().chain(&promiscuous).chain(&dropped).cloned());
+        all.extend(services.iter().flatten().chain(&promiscuous).chain(&dropped).cloned());
         let port = |name: IfName| {
             let security = if promiscuous.contains(&name) {
                 Security::Promiscuous
@@ -211,7 +256,7 @@ impl Kernel {
                     ipv6: ipv6.remove(&name).unwrap_or_default(),
                 }
             };
-            let port = Port { dhcp_served: served.contains(&name), security };
+            let port = Port { dhcp4: service(&name, 0), dhcp6: service(&name, 2), security };
             (name, port)
         };
         Ok(all.into_iter().map(port).collect())

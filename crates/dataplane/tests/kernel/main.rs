@@ -22,7 +22,7 @@ use multihome_netlink::{
     Address, Capabilities, FdbEntry, LinkChange, LinkKind, Netns, NewLink, Route, Rtnl, VethPeer, sysctl,
 };
 use multihome_plan::node::{
-    Bridge, Domain, Egress, Leg, NodeState, Port, Security, Step, Tap, Uplink, UplinkKind, diff,
+    Bridge, Domain, Egress, Leg, NodeState, Port, Security, Service, Step, Tap, Uplink, UplinkKind, diff,
 };
 
 /// A machine with a world outside: 198.51.100.1 answers there, and knows no way back but to the
@@ -157,14 +157,17 @@ fn domain_name(domain: &str) -> String {
 }
 
 /// A NIC with the address 10.N.0.M.
-fn nic(state: &mut NodeState, n: u8, m: u8, dhcp_served: bool) -> IfName {
+fn nic(state: &mut NodeState, n: u8, m: u8, served: bool) -> IfName {
     let tap = name(names::TAP, &format!("nic{n}.{m}"));
     let security = Security::Strict {
         mac: mac(m),
         ipv4: BTreeSet::from([Ipv4Addr::new(10, n, 0, m)]),
         ipv6: BTreeSet::from([mac(m).link_local()]),
     };
-    state.ports.insert(tap.clone(), Port { dhcp_served, security });
+    state.ports.insert(
+        tap.clone(),
+        Port { dhcp4: if served { Service::Served } else { Service::Open }, dhcp6: Service::Open, security },
+    );
     let bridge = name(names::BRIDGE, &format!("net{n}"));
     let mtu = Mtu::new(1450).unwrap();
     let alias = format!("nic default/n{m}");
@@ -317,13 +320,29 @@ fn a_guest_that_lies_is_silent() {
     }
     // Where somebody else serves DHCP the request goes out to him.
     let mut open = desired.clone();
-    open.ports.get_mut(&tap).unwrap().dhcp_served = false;
+    open.ports.get_mut(&tap).unwrap().dhcp4 = Service::Open;
     reach(&mut engine, &open);
     let request = &lies.last().unwrap().1;
     a.send(request);
     assert!(b.sees(PATIENCE, |f| same(f, request)).is_some());
-    // A promiscuous NIC may say anything.
+    // A promiscuous NIC may say anything, but is no DHCP server or router to whom Multihome or the guard speaks.
     open.ports.get_mut(&tap).unwrap().security = Security::Promiscuous;
+    let other = name(names::TAP, "nic1.11");
+    assert!(open.ports.contains_key(&other));
+    for service in [Service::Served, Service::Guarded] {
+        open.ports.get_mut(&other).unwrap().dhcp4 = service;
+        open.ports.get_mut(&other).unwrap().dhcp6 = service;
+        reach(&mut engine, &open);
+        let mut silenced = 0;
+        for (what, frame) in lies.iter().filter(|(what, _)| what.starts_with("a DHCP server") || *what == "a router") {
+            a.send(frame);
+            assert!(b.sees(SILENCE, |f| same(f, frame)).is_none(), "{what} to a port that is {service:?}");
+            silenced += 1;
+        }
+        assert!(silenced == 3, "{silenced}");
+    }
+    open.ports.get_mut(&other).unwrap().dhcp4 = Service::Open;
+    open.ports.get_mut(&other).unwrap().dhcp6 = Service::Open;
     reach(&mut engine, &open);
     for (what, frame) in &lies {
         a.send(frame);
@@ -527,7 +546,7 @@ fn the_thousandth_nic_costs_what_the_tenth_did() {
             queues: 1,
             tx_queue_length: None,
         };
-        let port = Port { dhcp_served: true, security };
+        let port = Port { dhcp4: Service::Served, dhcp6: Service::Open, security };
         let started = Instant::now();
         let failed = engine.apply(&[Step::PutPort(tap.clone(), port), Step::PutTap(tap, wanted)]);
         assert!(failed.is_empty(), "{failed:#?}");

@@ -1,7 +1,7 @@
 //! A Network's spec, checked.
 
 use super::Subnet;
-use crate::{DhcpMode, Family, Mtu, NetworkSpec, NetworkType, Violations, VlanId, Vni, names};
+use crate::{DhcpMode, Family, Mtu, NetworkSpec, NetworkType, RouteMode, Violations, VlanId, Vni, names};
 
 /// A Network's spec with every value parsed.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,9 +26,27 @@ pub struct CheckedNetwork {
     pub nat: bool,
     /// The MTU that it asks for.
     pub mtu: Option<Mtu>,
+    /// Who serves DHCP and router advertisements, for IPv4 and IPv6.
+    pub dhcp: [DhcpMode; 2],
+    /// Whether a gateway that nobody wrote down may be offered by whoever serves there, for IPv4 and IPv6.
+    pub may_offer_gateway: [bool; 2],
 }
 
 impl CheckedNetwork {
+    /// Who serves DHCP and router advertisements of a family.
+    pub fn dhcp(&self, family: Family) -> DhcpMode {
+        self.dhcp[usize::from(family == Family::IPv6)]
+    }
+
+    /// Whether the network offers a gateway: one that is written down, or one that somebody else's server is taken to
+    /// name. Where nothing is said of a family, IPv4 is taken to have one and IPv6 not.
+    pub fn offers_gateway(&self, family: Family) -> bool {
+        match self.subnet(family) {
+            Some(s) => s.gateway.is_some(),
+            None => self.may_offer_gateway[usize::from(family == Family::IPv6)],
+        }
+    }
+
     /// The subnet of one family.
     pub fn subnet(&self, family: Family) -> Option<&Subnet> {
         match family {
@@ -85,6 +103,24 @@ pub fn check_network(name: &str, spec: &NetworkSpec) -> Result<CheckedNetwork, V
     {
         v.add("spec.mtu", format!("MTU {m} is too small for IPv6: use {} or more", Mtu::MIN_IPV6));
     }
+    if let Some(s) = &ipv6
+        && let Some(gateway) = s.gateway
+    {
+        let local = matches!(gateway, std::net::IpAddr::V6(a) if a.is_unicast_link_local());
+        if local && spec.owns_gateway() {
+            v.add(
+                "spec.ipv6.gateway",
+                format!("gateway {gateway} is link-local, and the gateway here is ours: use an address of {}", s.cidr),
+            );
+        } else if !local && !spec.owns_gateway() && s.dhcp == DhcpMode::Server {
+            v.add(
+                "spec.ipv6.gateway",
+                format!("gateway {gateway} is not ours, and guests learn routers by their link-local address (RFC 4861): use that, such as fe80::1, or dhcp: Guard"),
+            );
+        }
+    }
+    let dhcp = [Family::IPv4, Family::IPv6].map(|f| spec.dhcp_mode(f));
+    let may = |i: usize, said: bool| dhcp[i] == DhcpMode::Guard && said && spec.route != Some(RouteMode::None);
     v.into_result(CheckedNetwork {
         kind: spec.r#type,
         fabric: spec.fabric().to_owned(),
@@ -96,6 +132,8 @@ pub fn check_network(name: &str, spec: &NetworkSpec) -> Result<CheckedNetwork, V
         owns_gateway: spec.owns_gateway(),
         nat: spec.nat(),
         mtu,
+        dhcp,
+        may_offer_gateway: [may(0, true), may(1, spec.ipv6.is_some())],
     })
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::{DhcpMode, Family, IpFamilySpec, ParseError, Violations};
+use crate::{Addressing, DhcpMode, Family, IpFamilySpec, ParseError, Violations};
 
 /// A range of addresses of one family, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,9 +124,21 @@ pub struct Subnet {
     pub lease_seconds: u32,
     /// Relays whose packets are answered.
     pub relays: Vec<IpAddr>,
+    /// How guests get their IPv6 address; `None` for IPv4.
+    pub addressing: Option<Addressing>,
 }
 
 impl Subnet {
+    /// The prefix of 64 bits that guests form their address from, where they do.
+    pub fn formed_prefix(&self) -> Option<std::net::Ipv6Addr> {
+        match (self.cidr, self.addressing) {
+            (IpNet::V6(net), Some(Addressing::Slaac | Addressing::Stateless)) if self.dhcp == DhcpMode::Server => {
+                Some(net.network())
+            }
+            _ => None,
+        }
+    }
+
     /// Lease time where none is given, in seconds.
     pub const DEFAULT_LEASE: u32 = 3600;
 
@@ -168,7 +180,20 @@ impl Subnet {
             routes: vec![],
             lease_seconds: spec.lease_seconds.unwrap_or(Self::DEFAULT_LEASE),
             relays: addresses(&format!("{at}.relays"), "relay", &spec.relays, v),
+            addressing: (family == Family::IPv6).then(|| spec.addressing.unwrap_or_default()),
         };
+        if let Some(addressing) = spec.addressing {
+            if family == Family::IPv4 {
+                v.add(format!("{at}.addressing"), "addressing is for IPv6 only: leave it out");
+            } else if addressing != Addressing::Stateful && cidr.prefix_len() != 64 {
+                v.add(
+                    format!("{at}.addressing"),
+                    format!(
+                        "guests form addresses from a /64 only (RFC 4862), and {cidr} is none: use Stateful or a /64"
+                    ),
+                );
+            }
+        }
         if spec.lease_seconds.is_some_and(|l| !(60..u32::MAX).contains(&l)) {
             let l = s.lease_seconds;
             v.add(
@@ -214,6 +239,10 @@ impl Subnet {
         let a: IpAddr = text
             .parse()
             .map_err(|_| ParseError(format!("gateway {text:?} is not an address: use one of {}", self.cidr)))?;
+        // A router that is not ours may be known by its link-local address only.
+        if matches!(a, IpAddr::V6(a) if a.is_unicast_link_local()) && self.cidr.addr().is_ipv6() {
+            return Ok(a);
+        }
         if !self.cidr.contains(&a) {
             return Err(ParseError(format!("gateway {a} is outside {}: use an address of that subnet", self.cidr)));
         }

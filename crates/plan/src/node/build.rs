@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net};
 use multihome_model::checked::CheckedNetwork;
 use multihome_model::{DhcpMode, Family, IfName, MacAddr, Mtu, NetworkType, PortSecurity, Vni, names};
 
-use super::{Bridge, Domain, Egress, Leg, NodeState, Port, Security, Tap, Uplink, UplinkKind};
+use super::{Bridge, Domain, Egress, Leg, NodeState, Port, Security, Service, Tap, Uplink, UplinkKind};
 
 /// UDP port of VXLAN (RFC 7348 section 5).
 pub const VXLAN_PORT: u16 = 4789;
@@ -139,6 +139,7 @@ fn uplink(network: &NodeNetwork, node: &NodeFacts) -> Option<(IfName, UplinkKind
                 id: network.spec.vlan?,
             },
         )),
+        NetworkType::Untagged => Some((node.fabrics.get(&network.spec.fabric)?.device.clone()?, UplinkKind::Device)),
         _ => None,
     }
 }
@@ -221,8 +222,13 @@ fn add_nic(nic: &NodeNic, network: &NodeNetwork, state: &mut NodeState) {
             Security::Strict { mac: nic.mac, ipv4, ipv6 }
         }
     };
-    let dhcp_served = network.spec.subnet(Family::IPv4).is_some_and(|s| s.dhcp == DhcpMode::Server);
-    state.ports.insert(name.clone(), Port { dhcp_served, security });
+    let service = |family| match network.spec.dhcp(family) {
+        DhcpMode::Server => Service::Served,
+        DhcpMode::Guard => Service::Guarded,
+        DhcpMode::None => Service::Open,
+    };
+    let port = Port { dhcp4: service(Family::IPv4), dhcp6: service(Family::IPv6), security };
+    state.ports.insert(name.clone(), port);
     state.taps.insert(
         name,
         Tap {

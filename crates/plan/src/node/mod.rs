@@ -69,6 +69,9 @@ pub enum UplinkKind {
         /// UDP port, 4789 by RFC 7348.
         port: u16,
     },
+    /// A device of the node itself, such as `eth1`, as it is: untagged frames. It is not ours: it is given back as it
+    /// was, and keeps its alias.
+    Device,
     /// An 802.1Q sub-interface.
     Vlan {
         /// The device that carries the tagged frames.
@@ -142,10 +145,24 @@ pub struct Tap {
 /// What may leave a port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
-    /// Whether DHCPv4 requests from it are answered on the port and go no further.
-    pub dhcp_served: bool,
+    /// Who speaks DHCPv4 to it.
+    pub dhcp4: Service,
+    /// Who speaks DHCPv6 and router advertisements to it.
+    pub dhcp6: Service,
     /// What it may send.
     pub security: Security,
+}
+
+/// Who speaks DHCP, or is a router, to a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Service {
+    /// Whoever is on the network.
+    #[default]
+    Open,
+    /// Multihome, on the port itself: requests go no further, and nobody else's answers reach it.
+    Served,
+    /// Somebody else, whose answers reach it as the guard hands them on, and in no other way.
+    Guarded,
 }
 
 /// What a port may send.
