@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use kube::ResourceExt;
 use multihome_control::vm::{VmNicView, route_plan};
+use multihome_dhcp::guard;
 use multihome_dhcp::ra::Advertisement;
 use multihome_dhcp::server::{Gateway, LeaseView};
 use multihome_dhcp::server6::Said;
@@ -20,7 +21,7 @@ use multihome_model::{DhcpMode, Family};
 use multihome_plan::node::tap_name;
 use multihome_plan::route::RoutePlan;
 
-use crate::{Agent, Error, spec};
+use crate::{Agent, Error, guarded, spec};
 
 /// A default route on its way from one NIC to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,9 +34,37 @@ pub(crate) struct Pending {
     pub until: SystemTime,
 }
 
+/// What a guest was told last, by us or by somebody else through the guard.
+struct Lease {
+    /// Whether there was an acknowledgement at all that stands as far as we know.
+    told: bool,
+    /// Whether it named a default route.
+    routed: bool,
+    acknowledged: Option<SystemTime>,
+    seconds: u32,
+}
+
+fn lease(agent: &Agent, uid: &str) -> Option<Lease> {
+    let ours = |l: LeaseView| Lease {
+        told: l.told.is_some(),
+        routed: l.told.is_some_and(|t| t.router.is_some()),
+        acknowledged: l.acknowledged,
+        seconds: l.seconds,
+    };
+    let guarded = |v: guard::server::View| Lease {
+        told: v.told.is_some(),
+        routed: v.told.is_some_and(|(router, _)| router.is_some()),
+        acknowledged: v.acknowledged.map(|a| a.0),
+        seconds: v.acknowledged.map_or(0, |a| a.1),
+    };
+    agent.dhcp.lease(uid).map(ours).or_else(|| agent.guard.view(uid).map(guarded))
+}
+
 /// Whether a lease still stands in the guest, as far as we know.
-fn stands(lease: &LeaseView) -> Option<SystemTime> {
-    lease.told.as_ref().filter(|t| t.router.is_some())?;
+fn stands(lease: &Lease) -> Option<SystemTime> {
+    if !lease.told || !lease.routed {
+        return None;
+    }
     let end = lease.acknowledged.map(|at| at + Duration::from_secs(lease.seconds.into()));
     // Told before this process started: until it asks again or a lease time has passed, which nobody can tell.
     end.map_or_else(
@@ -49,9 +78,9 @@ pub(crate) fn present(agent: &Agent, views: &[VmNicView]) -> (RoutePlan, Option<
     let mut plan = route_plan(views);
     let uid = |name: &str| views.iter().find(|v| v.nic.name_any() == name).and_then(|v| v.nic.uid());
     let Some(primary) = plan.primary(Family::IPv4).map(|n| n.name.clone()) else { return (plan, None) };
-    let lease = |name: &str| uid(name).and_then(|u| agent.dhcp.lease(&u));
+    let lease = |name: &str| uid(name).and_then(|u| lease(agent, &u));
     // What it has already it keeps: taking it away and giving it back would cost two fresh starts.
-    if lease(&primary).is_some_and(|l| l.told.is_some_and(|t| t.router.is_some())) {
+    if lease(&primary).is_some_and(|l| l.told && l.routed) {
         return (plan, None);
     }
     let holder = views.iter().map(|v| v.nic.name_any()).filter(|n| *n != primary).find_map(|n| {
@@ -79,6 +108,7 @@ pub(crate) fn sync(agent: &Agent, views: &[VmNicView], host_name: &str) -> Resul
         let Some(uid) = v.nic.uid() else { continue };
         let (server, answers_arp) = spec::server_address(&v.spec);
         sync6(agent, v, &uid, &plan)?;
+        guarded::sync(agent, v, &uid, &plan)?;
         let record = plan.nic(&v.nic.name_any()).and_then(|p| Record::new(p, Some(host_name), server));
         let Some(record) = record else {
             agent.dhcp.remove_record(&uid);

@@ -14,7 +14,7 @@ use multihome_control::world::vm_key;
 use multihome_control::{Key, status};
 use multihome_model::condition::{self, Condition, find};
 use multihome_model::kubevirt::VirtualMachineInstance;
-use multihome_model::{FINALIZER_AGENT, LinkState, NetworkInterface};
+use multihome_model::{DhcpMode, FINALIZER_AGENT, Family, LinkState, NetworkInterface};
 use multihome_netlink::Tap;
 use multihome_plan::node::tap_name;
 use multihome_vmm::{NicAttachment, NicSpec, Vm};
@@ -114,7 +114,10 @@ async fn follow_events(agent: Arc<Agent>, key: Key, running: Arc<Running>) {
                 Ok(e) if e.name == "RESET" => {
                     // A guest that starts anew has forgotten its leases, and asks for them.
                     let nics = agent.world.read().nics_of_vm(&key);
-                    nics.iter().filter_map(|n| n.uid()).for_each(|uid| agent.dhcp.forget_told(&uid));
+                    for uid in nics.iter().filter_map(|n| n.uid()) {
+                        agent.dhcp.forget_told(&uid);
+                        agent.guard.forget_told(&uid);
+                    }
                     agent.queue.push(Work::Instance(key.clone()));
                     running.look.notify_one();
                 }
@@ -362,7 +365,11 @@ async fn set_phase(agent: &Agent, key: &Key, phase: &str, reason: Option<&str>, 
 async fn attached(agent: &Agent, v: &VmNicView, slot: u8, how: &str) -> Result<(), Error> {
     let api: Api<NetworkInterface> = Api::namespaced(agent.client.clone(), &v.nic.namespace().unwrap_or_default());
     let device = tap_name(&v.nic.uid().unwrap_or_default()).as_str().to_owned();
-    let served = v.spec.ipv4.as_ref().is_some_and(|s| s.dhcp == multihome_model::DhcpMode::Server);
+    let waiting = match v.spec.dhcp(Family::IPv4) {
+        DhcpMode::Server => Some("the guest has not asked for its address yet"),
+        DhcpMode::Guard => Some("no DHCP server of the network has given the guest an address yet"),
+        DhcpMode::None => None,
+    };
     let was = v.nic.status.as_ref().is_some_and(|s| find(&s.conditions, status::ATTACHED).is_some_and(|c| c.is_true()));
     status::update(&api, &v.nic.name_any(), Some(&v.nic), |o| {
         let s = o.status.get_or_insert_default();
@@ -370,8 +377,7 @@ async fn attached(agent: &Agent, v: &VmNicView, slot: u8, how: &str) -> Result<(
         s.slot = Some(slot.into());
         let leased = find(&s.conditions, status::LEASED).is_some();
         status::set_nic_condition(o, Condition::new(status::ATTACHED, true, "Plugged", how));
-        if served && !leased {
-            let text = "the guest has not asked for its address yet";
+        if let Some(text) = waiting.filter(|_| !leased) {
             status::set_nic_condition(o, Condition::new(status::LEASED, false, "WaitingForGuest", text));
         }
     })

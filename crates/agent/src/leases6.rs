@@ -10,13 +10,12 @@ use multihome_control::world::{Tables, network_key};
 use multihome_control::{Key, status, vm};
 use multihome_dhcp::server6::{MOST_FORMED, View};
 use multihome_dhcp::v6::Fact;
-use multihome_model::{Addressing, Condition, DhcpMode, Family, LearntAddress, Lease6Status, NetworkInterface};
+use multihome_model::{
+    Addressing, Condition, DhcpMode, Family, LearntAddress, Lease6Status, NetworkInterface, SOURCE_FORMED,
+};
 
 use crate::leases::stamp;
 use crate::{Agent, spec};
-
-/// The source of an address that a guest formed.
-const FORMED: &str = "Formed";
 
 /// Follows the DHCPv6 server and what ports show for as long as it is polled.
 pub(crate) async fn follow(agent: &Agent) {
@@ -37,29 +36,14 @@ pub(crate) async fn follow(agent: &Agent) {
 async fn tell(agent: &Agent, nic: &Arc<NetworkInterface>, view: &View) -> Result<(), kube::Error> {
     let (formed, taken, only6) = {
         let t = agent.world.read();
-        let (formed, taken) = sort(&t, nic, &view.formed);
+        let (formed, taken) = sort(&t, nic, &view.formed, &[]);
         let only6 = vm::view(&t, nic.clone()).is_some_and(|v| v.spec.dhcp(Family::IPv4) != DhcpMode::Server);
         (formed, taken, only6)
     };
     let api: Api<NetworkInterface> = Api::namespaced(agent.client.clone(), &nic.namespace().unwrap_or_default());
     status::update(&api, &nic.name_any(), Some(nic), |o| {
         let s = o.status.get_or_insert_default();
-        for a in &formed {
-            if s.addresses.iter().any(|b| b.address == a.to_string()) {
-                continue;
-            }
-            let mine = s.addresses.iter().filter(|b| b.source == FORMED).count();
-            if mine >= MOST_FORMED
-                && let Some(oldest) = s.addresses.iter().position(|b| b.source == FORMED)
-            {
-                s.addresses.remove(oldest);
-            }
-            s.addresses.push(LearntAddress {
-                address: a.to_string(),
-                source: FORMED.into(),
-                ..LearntAddress::default()
-            });
-        }
+        add_formed(&mut s.addresses, &formed);
         s.lease6 = view.given.map(|(a, at, seconds)| Lease6Status {
             address: a.to_string(),
             acknowledged: Some(stamp(at)),
@@ -92,9 +76,30 @@ async fn tell(agent: &Agent, nic: &Arc<NetworkInterface>, view: &View) -> Result
     Ok(())
 }
 
+/// Adds addresses that the guest formed to what is known of it; the oldest goes where there are too many.
+pub(crate) fn add_formed(known: &mut Vec<LearntAddress>, formed: &[Ipv6Addr]) {
+    for a in formed {
+        if known.iter().any(|b| b.address == a.to_string()) {
+            continue;
+        }
+        let mine = known.iter().filter(|b| b.source == SOURCE_FORMED).count();
+        if mine >= MOST_FORMED
+            && let Some(oldest) = known.iter().position(|b| b.source == SOURCE_FORMED)
+        {
+            known.remove(oldest);
+        }
+        known.push(LearntAddress { address: a.to_string(), source: SOURCE_FORMED.into(), ..LearntAddress::default() });
+    }
+}
+
 /// Which of the addresses that a guest formed it may have, and one that it may not, with who has it. First come, first
-/// served (RFC 6620): an address belongs to the NIC that formed it first, unless it is somebody's claim or a router's.
-fn sort(t: &Tables, nic: &Arc<NetworkInterface>, seen: &[Ipv6Addr]) -> (Vec<Ipv6Addr>, Option<(Ipv6Addr, String)>) {
+/// served (RFC 6620): an address of this link, or of a prefix that guests form addresses from, belongs to the NIC that formed it first, unless it is somebody's claim or a router's.
+pub(crate) fn sort(
+    t: &Tables,
+    nic: &Arc<NetworkInterface>,
+    seen: &[Ipv6Addr],
+    prefixes: &[u64],
+) -> (Vec<Ipv6Addr>, Option<(Ipv6Addr, String)>) {
     let Some(view) = vm::view(t, nic.clone()) else { return (vec![], None) };
     let key = network_key(nic);
     let (router, _) = spec::router(&view.network.uid().unwrap_or_default(), &view.spec);
@@ -110,7 +115,8 @@ fn sort(t: &Tables, nic: &Arc<NetworkInterface>, seen: &[Ipv6Addr]) -> (Vec<Ipv6
         if Some(IpAddr::V6(*a)) == own || *a == view.mac.link_local() {
             continue;
         }
-        let right = a.is_unicast_link_local() || prefix.is_some_and(|p| p.contains(a));
+        let announced = prefixes.contains(&((u128::from(*a) >> 64) as u64));
+        let right = a.is_unicast_link_local() || announced || prefix.is_some_and(|p| p.contains(a));
         if !right {
             continue;
         }

@@ -5,6 +5,7 @@
 
 mod acceleration;
 mod dhcp;
+mod guarded;
 mod instance;
 mod leases;
 mod leases6;
@@ -23,6 +24,7 @@ use kube::Client;
 use multihome_control::events::Events;
 use multihome_control::queue::{Next, Queue};
 use multihome_control::{Change, Key, World};
+use multihome_dhcp::guard::server::Guard;
 use multihome_dhcp::server::Server;
 use multihome_dhcp::server6::Server6;
 use multihome_vmm::images::ImageStore;
@@ -98,6 +100,7 @@ struct Agent {
     plumbing: plumbing::Plumbing,
     dhcp: Arc<Server>,
     dhcp6: Arc<Server6>,
+    guard: Arc<Guard>,
     /// How VMs are accelerated, once it was tried.
     acceleration: tokio::sync::watch::Sender<Option<Acceleration>>,
     /// Running VMs by the uid of their instance.
@@ -109,6 +112,8 @@ impl Agent {
     fn forget_nic(&self, uid: &str) {
         self.dhcp.remove_record(uid);
         self.dhcp6.remove(uid);
+        self.guard.remove_nic(uid);
+        self.plumbing.forget_learnt(uid);
     }
     fn running(&self) -> MutexGuard<'_, HashMap<String, Arc<instance::Running>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
@@ -136,6 +141,7 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
         accelerator: Accelerator::Tcg,
     };
     let plumbing = plumbing::Plumbing::open(&config, kernel.clone()).await?;
+    let guard = Arc::new(Guard::new(plumbing.doorkeeper()));
     let agent = Arc::new(Agent {
         events: Events::new(client.clone(), "agent", Some(&config.node)),
         vmm,
@@ -144,6 +150,7 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
         plumbing,
         dhcp: Arc::new(Server::new()),
         dhcp6: Arc::new(Server6::new()),
+        guard,
         running: Mutex::default(),
         acceleration: tokio::sync::watch::channel(acceleration::remembered(&config)).0,
         world,
@@ -178,7 +185,14 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
             }
         }
     });
-    tokio::join!(feed, work, node::report(&agent, &kernel), leases::follow(&agent), leases6::follow(&agent));
+    tokio::join!(
+        feed,
+        work,
+        node::report(&agent, &kernel),
+        leases::follow(&agent),
+        leases6::follow(&agent),
+        guarded::follow(&agent)
+    );
     Ok(())
 }
 

@@ -3,20 +3,22 @@
 //! What the node holds is observed at the start, after a failure and now and then, and kept in between, so that
 //! attaching one NIC costs the same however many there are.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use multihome_control::queue::Next;
 use multihome_dataplane::kernel::{Config as KernelConfig, Kernel};
 use multihome_dataplane::{Engine, StepError};
+use multihome_dhcp::guard::server::Doorkeeper;
 use multihome_model::IfName;
 use multihome_netlink::{Capabilities, Netns, Rtnl};
 use multihome_plan::node::{
-    NodeInput, NodeNetwork, NodeNic, NodeState, Step, bridge_name, build, diff, simulate, tap_name,
+    NodeInput, NodeNetwork, NodeNic, NodeState, Security, Step, bridge_name, build, diff, simulate, tap_name,
 };
 
-use crate::{Agent, Config, Error, dhcp, networks, settle, spec};
+use crate::{Agent, Config, Error, dhcp, guarded, networks, settle, spec};
 
 /// How long what was observed is trusted.
 const TRUST: Duration = Duration::from_secs(50);
@@ -47,6 +49,8 @@ pub(crate) fn open_kernel(config: &Config, capabilities: Capabilities) -> Result
 pub(crate) struct Plumbing {
     inner: Arc<Mutex<Inner>>,
     indexes: Arc<Mutex<HashMap<IfName, u32>>>,
+    /// Addresses that servers of others gave, by the NIC's uid: in force before the resources say so.
+    learnt: Arc<Mutex<HashMap<String, BTreeSet<IpAddr>>>>,
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -62,7 +66,49 @@ impl Plumbing {
             Ok(Inner { engine, rtnl: Rtnl::open()?, state: NodeState::default(), observed: None })
         })
         .await??;
-        Ok(Self { inner: Arc::new(Mutex::new(inner)), indexes: Arc::default() })
+        Ok(Self { inner: Arc::new(Mutex::new(inner)), indexes: Arc::default(), learnt: Arc::default() })
+    }
+
+    /// What the guard opens ports with: at once, because the guest is told next.
+    pub(crate) fn doorkeeper(&self) -> Doorkeeper {
+        let this = self.clone();
+        Arc::new(move |nic, addresses| tokio::task::block_in_place(|| this.let_pass(nic, addresses)))
+    }
+
+    fn let_pass(&self, nic: &str, addresses: &BTreeSet<IpAddr>) {
+        let before = lock(&self.learnt).insert(nic.to_owned(), addresses.clone()).unwrap_or_default();
+        let mut inner = lock(&self.inner);
+        let tap = tap_name(nic);
+        let Some(mut port) = inner.state.ports.get(&tap).cloned() else { return };
+        let Security::Strict { ipv4, ipv6, .. } = &mut port.security else { return };
+        for a in before.difference(addresses) {
+            match a {
+                IpAddr::V4(a) => ipv4.remove(a),
+                IpAddr::V6(a) => ipv6.remove(a),
+            };
+        }
+        for a in addresses {
+            match a {
+                IpAddr::V4(a) => ipv4.insert(*a),
+                IpAddr::V6(a) => ipv6.insert(*a),
+            };
+        }
+        for failure in self.run(&mut inner, &[Step::PutPort(tap, port)]) {
+            tracing::warn!("{}", sentence(&failure));
+        }
+    }
+
+    /// Forgets what servers of others gave a NIC.
+    pub(crate) fn forget_learnt(&self, nic: &str) {
+        lock(&self.learnt).remove(nic);
+    }
+
+    fn with_learnt(&self, mut input: NodeInput) -> NodeInput {
+        let learnt = lock(&self.learnt);
+        for nic in &mut input.nics {
+            nic.addresses.extend(learnt.get(&nic.uid).into_iter().flatten());
+        }
+        input
     }
 
     /// The index of a tap that is in place.
@@ -73,7 +119,7 @@ impl Plumbing {
     /// Makes the node hold what its input says, and nothing else of ours. Returns what failed.
     async fn apply_all(&self, input: NodeInput) -> Result<Vec<StepError>, Error> {
         let this = self.clone();
-        tokio::task::spawn_blocking(move || this.apply(&build(&input))).await?
+        tokio::task::spawn_blocking(move || this.apply(&build(&this.with_learnt(input)))).await?
     }
 
     /// Makes the node hold one NIC; its network comes along if it is not there yet. `everything` is the whole input,
@@ -86,6 +132,8 @@ impl Plumbing {
     ) -> Result<bool, Error> {
         let this = self.clone();
         tokio::task::spawn_blocking(move || {
+            let mut nic = nic;
+            nic.addresses.extend(lock(&this.learnt).get(&nic.uid).into_iter().flatten());
             let mut inner = lock(&this.inner);
             // A plan with this NIC alone, on a network whose bridge stands as planned: only the NIC's own steps are left.
             let alone =
@@ -97,7 +145,7 @@ impl Plumbing {
                 // What fails beside this NIC's own devices (an uplink that the kernel refuses, somebody else's NIC)
                 // hinders it not: VMs of this node reach each other, and the network says what is wrong.
                 let tap = tap_name(&nic.uid);
-                let failures = this.apply(&build(&everything()))?;
+                let failures = this.apply(&build(&this.with_learnt(everything())))?;
                 let own = failures.into_iter().filter(|f| match &f.step {
                     Step::PutTap(name, _) | Step::PutPort(name, _) => *name == tap,
                     Step::PutBridge(name, _) => *name == bridge,
@@ -116,6 +164,17 @@ impl Plumbing {
             told(this.run(&mut inner, &steps)).map(|()| false)
         })
         .await?
+    }
+
+    /// The indexes of devices by name, where they are there.
+    pub(crate) async fn indexes_of(&self, devices: Vec<IfName>) -> Result<HashMap<IfName, u32>, Error> {
+        let this = self.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            let mut inner = lock(&this.inner);
+            let index = |d: IfName| inner.rtnl.index(d.as_str()).ok().map(|i| (d, i));
+            devices.into_iter().filter_map(index).collect()
+        });
+        Ok(found.await?)
     }
 
     /// Reads the indexes of taps that were in place before this process started.
@@ -199,6 +258,7 @@ pub(crate) async fn reconcile(agent: &Agent) -> Next {
         let failures = agent.plumbing.apply_all(input.clone()).await?;
         agent.plumbing.learn_indexes().await?;
         dhcp::sync_gateways(agent)?;
+        guarded::sync_ears(agent, &input).await?;
         networks::report(agent, &input, &failures).await?;
         // What the kernel will refuse again is looked at with the next regular round.
         let (permanent, passing): (Vec<_>, Vec<_>) = failures.into_iter().partition(|f| f.error.is_permanent());

@@ -118,7 +118,8 @@ macro_rules! snapshot {
             (r"resourceVersion: \S+", "resourceVersion: <VERSION>"),
             (r#""resourceVersion": "[0-9]+""#, r#""resourceVersion": "<VERSION>""#),
             // Columns are as wide as what stands in them.
-            (r"\b[0-9]+(s|ms|m)\b *", "<AGE> "),
+            (r"\b[0-9]+(s|ms|m)\b  +", "<AGE> "),
+            (r"\b[0-9]+(s|ms|m)\b", "<AGE>"),
         ], prepend_module_to_snapshot => false}, { insta::assert_snapshot!($name, text) });
     }};
 }
@@ -160,9 +161,9 @@ async fn the_life_of_networks_and_nics() {
     snapshot!("nic-attach", s.run("multihome nic attach web-backup --vm web").await);
     snapshot!("nic-delete", s.run("multihome nic delete web-backup").await);
     snapshot!("network-delete", s.run("multihome network delete backup").await);
-    // A VLAN with a router of the user's is guarded by default, which no node can do yet: it says so.
-    s.run("multihome network create guarded --type vlan --vlan 200 --cidr 10.11.0.0/24").await;
-    s.until("multihome get net guarded -o wide", "NotOffered").await;
+    // What no node can do yet says so.
+    s.apply("apiVersion: multihome.io/v1alpha1\nkind: Network\nmetadata: {name: trunk}\nspec: {type: VlanTrunk, vlan: {trunk: [{first: 5}]}}\n").await;
+    s.until("multihome get net trunk -o wide", "NotOffered").await;
     snapshot!("vm-start", s.run("multihome vm start web").await);
     s.until("multihome get vm web -o yaml", "printableStatus: Starting").await;
     s.until("multihome get vmi web -o yaml", "Unschedulable").await;

@@ -6,6 +6,7 @@
 
 pub mod frame;
 pub mod frame6;
+pub mod guard;
 pub mod ra;
 pub mod server;
 pub mod server6;

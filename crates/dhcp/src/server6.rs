@@ -320,7 +320,7 @@ fn hear(shared: &Shared, entry: &Entry, socket: &PacketSocket, p: &Packet<'_>, c
 
 /// The address that a packet shows the guest to have formed: the target of duplicate address detection, or the
 /// link-local source of a solicitation.
-fn forms(p: &Packet<'_>) -> Option<Ipv6Addr> {
+pub(crate) fn forms(p: &Packet<'_>) -> Option<Ipv6Addr> {
     const NEIGHBOR_SOLICITATION: u8 = 135;
     if p.source.is_unicast_link_local() {
         return Some(p.source);

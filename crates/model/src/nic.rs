@@ -327,6 +327,13 @@ pub struct GuestView {
     pub observed: Option<String>,
 }
 
+/// The source of an address that is the NIC's claim.
+pub const SOURCE_CLAIM: &str = "Claim";
+/// The source of an address that somebody else's DHCP server gave, as the guard saw it.
+pub const SOURCE_GUARD: &str = "Guard";
+/// The source of an address that the guest formed itself.
+pub const SOURCE_FORMED: &str = "Formed";
+
 impl NetworkInterfaceSpec {
     /// The place of a NIC that names none.
     pub const DEFAULT_ORDER: i32 = 100;

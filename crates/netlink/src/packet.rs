@@ -97,6 +97,35 @@ pub mod filter {
         udp4(68, false)
     }
 
+    /// What DHCP servers and routers send to guests: UDP over IPv4 to port 68, over IPv6 to port 546, and router
+    /// advertisements (ICMPv6 type 134). IPv6 packets that begin with hop-by-hop or destination options pass, too, and
+    /// are for the reader to judge.
+    pub fn dhcp_replies_or_router_advertisements() -> Vec<Insn> {
+        vec![
+            load_half(12),
+            if_equal(0x0800, 0, 7),
+            load_byte(23),
+            if_equal(17, 0, 16),
+            load_half(20),
+            Insn { code: JSET, jt: 14, jf: 0, k: 0x1fff },
+            Insn { code: LDX_MSH, jt: 0, jf: 0, k: 14 },
+            Insn { code: LD_H_IND, jt: 0, jf: 0, k: 16 },
+            if_equal(68, 10, 11),
+            if_equal(0x86dd, 0, 10),
+            load_byte(20),
+            if_equal(0, 7, 0),
+            if_equal(60, 6, 0),
+            if_equal(17, 0, 2),
+            load_half(56),
+            if_equal(546, 3, 4),
+            if_equal(58, 0, 3),
+            load_byte(54),
+            if_equal(134, 0, 1),
+            take(ALL),
+            take(0),
+        ]
+    }
+
     /// What DHCPv6 clients send (UDP port 547), router solicitations (ICMPv6 type 133) and neighbour solicitations
     /// (135), where no extension header precedes them.
     pub fn dhcp6_requests_or_solicitations() -> Vec<Insn> {

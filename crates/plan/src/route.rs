@@ -67,6 +67,7 @@ pub struct FamilyPlan {
     /// The address with the subnet's prefix length.
     pub address: Option<IpNet>,
     /// How the guest gets an IPv6 address that Multihome serves; `None` for IPv4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addressing: Option<Addressing>,
     /// The gateway that the network offers.
     pub gateway: Option<IpAddr>,
@@ -170,7 +171,7 @@ pub fn offers_gateway(network: &CheckedNetwork, family: Family) -> bool {
 
 fn family_plan(nic: &VmNic<'_>, family: Family, primary: bool, position: u32) -> Option<FamilyPlan> {
     let Some(subnet) = nic.network.subnet(family) else {
-        return guarded(nic.network, family).then(|| foreign(family, primary, position));
+        return guarded(nic.network, family).then(|| foreign(nic.network, family, primary, position));
     };
     let address = match family {
         Family::IPv4 => nic.ipv4,
@@ -199,7 +200,7 @@ fn guarded(network: &CheckedNetwork, family: Family) -> bool {
 }
 
 /// A family of which only somebody else's server knows anything.
-fn foreign(family: Family, primary: bool, position: u32) -> FamilyPlan {
+fn foreign(network: &CheckedNetwork, family: Family, primary: bool, position: u32) -> FamilyPlan {
     FamilyPlan {
         method: Method::Guard,
         address: None,
@@ -212,7 +213,7 @@ fn foreign(family: Family, primary: bool, position: u32) -> FamilyPlan {
         domain: None,
         search_domains: vec![],
         ntp: vec![],
-        lease_seconds: Subnet::DEFAULT_LEASE,
+        lease_seconds: network.lease_seconds[usize::from(family == Family::IPv6)],
         table: None,
     }
 }

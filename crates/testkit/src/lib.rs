@@ -250,6 +250,79 @@ impl Node {
     }
 }
 
+/// A host of its own on a cable into the node: somebody else's DHCP server and router.
+#[derive(Debug)]
+pub struct Lan {
+    netns: String,
+    dir: tempfile::TempDir,
+    children: Vec<Child>,
+}
+
+impl Lan {
+    /// Lays a cable from the node's device `device` to a new host with these addresses.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn new(node: &Node, device: &str, addresses: &[&str]) -> Self {
+        let netns = format!("mhlan-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
+        run("ip", &["netns", "add", &netns]);
+        run(
+            "ip",
+            &["-n", node.netns(), "link", "add", device, "type", "veth", "peer", "name", "wire", "netns", &netns],
+        );
+        run("ip", &["-n", &netns, "link", "set", "lo", "up"]);
+        run("ip", &["-n", &netns, "link", "set", "wire", "up"]);
+        run("ip", &["-n", node.netns(), "link", "set", device, "up"]);
+        for a in addresses {
+            run("ip", &["-n", &netns, "addr", "add", a, "dev", "wire", "nodad"]);
+        }
+        let dir = tempfile::Builder::new().prefix("mhlan").tempdir().expect("a temporary directory");
+        Self { netns, dir, children: vec![] }
+    }
+
+    /// Its directory for files.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A command that runs on the host.
+    pub fn command(&self, program: &str, args: &[&str]) -> Command {
+        let mut c = Command::new("nsenter");
+        c.arg(format!("--net=/run/netns/{}", self.netns)).arg("--").arg(program).args(args);
+        c
+    }
+
+    /// Starts a server on the host; it ends with it.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn serve(&mut self, program: &str, args: &[&str]) {
+        let log = std::fs::File::create(self.dir().join(format!("{}.log", self.children.len()))).expect("a log");
+        let again = log.try_clone().expect("a second handle");
+        let child = self.command(program, args).stdin(Stdio::null()).stdout(log).stderr(again).spawn();
+        self.children.push(child.expect("the server starts"));
+    }
+
+    /// What its servers said.
+    pub fn log(&self) -> String {
+        let read = |i| std::fs::read_to_string(self.dir().join(format!("{i}.log"))).unwrap_or_default();
+        (0..self.children.len()).map(read).collect()
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the log of the host's servers:\n{}", self.log());
+        }
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = Command::new("ip").args(["netns", "del", &self.netns]).status();
+    }
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         if std::thread::panicking() {

@@ -7,9 +7,7 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt};
 use multihome_model::checked::{CheckedNetwork, check_network};
 use multihome_model::condition::{self, Condition};
-use multihome_model::{
-    DhcpMode, Network, NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec, NetworkType, Vni, names,
-};
+use multihome_model::{Network, NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec, NetworkType, Vni, names};
 use multihome_plan::address;
 use serde_json::json;
 
@@ -102,15 +100,11 @@ fn missing(ctx: &Context, key: &Key, spec: &CheckedNetwork) -> Option<Condition>
 
 /// What the model can say and no node can do yet: told, never silently skipped.
 fn not_offered(spec: &CheckedNetwork) -> Option<String> {
-    if matches!(spec.kind, NetworkType::VlanTrunk | NetworkType::Untagged | NetworkType::Cni) {
-        return Some(format!(
-            "networks of type {} are not carried yet: use Vlan, Overlay or Management",
+    matches!(spec.kind, NetworkType::VlanTrunk | NetworkType::Cni).then(|| {
+        format!(
+            "networks of type {} are not carried yet: use Vlan, Untagged, Overlay or Management",
             spec.kind.as_str()
-        ));
-    }
-    let guarded = [&spec.ipv4, &spec.ipv6].into_iter().flatten().any(|s| s.dhcp == DhcpMode::Guard);
-    guarded.then(|| {
-        "somebody else's DHCP server cannot be guarded yet: set dhcp to Server (Multihome answers) or None (addresses are configured in the guest)".into()
+        )
     })
 }
 

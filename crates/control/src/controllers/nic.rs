@@ -9,7 +9,7 @@ use kube::{Resource, ResourceExt};
 use multihome_model::checked::{CheckedNic, Subnet, check_nic};
 use multihome_model::{
     AddressClaim, AddressClaimSpec, Condition, DhcpMode, FINALIZER_CLAIMS, Family, MacAddr, NetworkInterface,
-    NicAddressStatus, names,
+    NicAddressStatus, SOURCE_CLAIM, SOURCE_GUARD, names,
 };
 use multihome_plan::address;
 use multihome_plan::primary::FAMILIES;
@@ -64,8 +64,14 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
     let updated = status::update(&api, &key.name, Some(&nic), |o| {
         let s = o.status.get_or_insert_default();
         s.mac = holdings.mac.map(|m| m.to_string());
-        s.ipv4 = holdings.ipv4.clone();
-        s.ipv6 = holdings.ipv6.clone();
+        // What somebody else's server gave stays for as long as nothing is claimed.
+        let keep = |old: &mut Option<NicAddressStatus>, new: &Option<NicAddressStatus>| {
+            if new.is_some() || old.as_ref().is_none_or(|a| a.source != SOURCE_GUARD) {
+                old.clone_from(new);
+            }
+        };
+        keep(&mut s.ipv4, &holdings.ipv4);
+        keep(&mut s.ipv6, &holdings.ipv6);
         s.primary_for = primary_for.clone();
         s.mtu = Some(mtu);
         if s.node.is_none() {
@@ -212,7 +218,7 @@ async fn claim_ip(
             address: format!("{a}/{}", subnet.cidr.prefix_len()),
             secondary: vec![],
             gateway: subnet.gateway.map(|g| g.to_string()),
-            source: "Claim".into(),
+            source: SOURCE_CLAIM.into(),
         })
     };
     if let Some(a) = wish {

@@ -129,7 +129,7 @@ impl Record {
 }
 
 /// Appends an option, split into parts of 255 bytes where it is longer (RFC 3396).
-pub(super) fn put(out: &mut Vec<u8>, code: u8, body: &[u8]) {
+pub(crate) fn put(out: &mut Vec<u8>, code: u8, body: &[u8]) {
     let mut parts = body.chunks(255);
     loop {
         let part = parts.next().unwrap_or_default();

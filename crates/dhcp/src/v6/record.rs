@@ -79,7 +79,7 @@ impl Record {
 }
 
 /// Appends an option.
-pub(super) fn put(out: &mut Vec<u8>, code: u16, body: &[u8]) {
+pub(crate) fn put(out: &mut Vec<u8>, code: u16, body: &[u8]) {
     out.extend_from_slice(&code.to_be_bytes());
     out.extend_from_slice(&(body.len() as u16).to_be_bytes());
     out.extend_from_slice(body);

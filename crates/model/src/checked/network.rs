@@ -28,6 +28,8 @@ pub struct CheckedNetwork {
     pub mtu: Option<Mtu>,
     /// Who serves DHCP and router advertisements, for IPv4 and IPv6.
     pub dhcp: [DhcpMode; 2],
+    /// The longest lease that guests are given, in seconds, for IPv4 and IPv6.
+    pub lease_seconds: [u32; 2],
     /// Whether a gateway that nobody wrote down may be offered by whoever serves there, for IPv4 and IPv6.
     pub may_offer_gateway: [bool; 2],
 }
@@ -133,6 +135,8 @@ pub fn check_network(name: &str, spec: &NetworkSpec) -> Result<CheckedNetwork, V
         nat: spec.nat(),
         mtu,
         dhcp,
+        lease_seconds: [Family::IPv4, Family::IPv6]
+            .map(|f| spec.family(f).and_then(|s| s.lease_seconds).unwrap_or(Subnet::DEFAULT_LEASE)),
         may_offer_gateway: [may(0, true), may(1, spec.ipv6.is_some())],
     })
 }

@@ -144,6 +144,12 @@ impl Subnet {
 
     /// Checks one family's settings. Without a CIDR there is no subnet; anything else is then out of place.
     pub fn check(at: &str, spec: &IpFamilySpec, family: Family, dhcp: DhcpMode, v: &mut Violations) -> Option<Subnet> {
+        if let Some(l) = spec.lease_seconds.filter(|l| !(60..u32::MAX).contains(l)) {
+            v.add(
+                format!("{at}.leaseSeconds"),
+                format!("lease of {l} s is out of range: use 60 to 4294967294 seconds"),
+            );
+        }
         let Some(cidr) = &spec.cidr else {
             let empty = IpFamilySpec { dhcp: spec.dhcp, lease_seconds: spec.lease_seconds, ..Default::default() };
             if *spec != empty {
@@ -193,13 +199,6 @@ impl Subnet {
                     ),
                 );
             }
-        }
-        if spec.lease_seconds.is_some_and(|l| !(60..u32::MAX).contains(&l)) {
-            let l = s.lease_seconds;
-            v.add(
-                format!("{at}.leaseSeconds"),
-                format!("lease of {l} s is out of range: use 60 to 4294967294 seconds"),
-            );
         }
         for (i, d) in spec.domain.iter().chain(&spec.search_domains).enumerate() {
             let field = if i == 0 && spec.domain.is_some() { "domain" } else { "searchDomains" };
