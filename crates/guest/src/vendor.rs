@@ -1,0 +1,112 @@
+//! Vendor-data for cloud-init: what network-config cannot say, in a form that does not depend on who renders it.
+//!
+//! It is a MIME message of two parts: cloud-config that has the network configuration read again at every boot and after a
+//! hot-plug, and a boothook, which cloud-init runs at every boot (user-data's `write_files` would run at the first one
+//! only). The boothook writes a small program of POSIX sh and iproute2 that keeps tables and rules, and starts it.
+//! See docs/decisions/0004.
+
+use std::fmt::Write;
+
+use base64::Engine;
+
+use crate::Guest;
+use crate::view::Stack;
+
+/// Keeps the tables and rules.
+pub(crate) const PROGRAM: &str = include_str!("replies.sh");
+
+const UPDATES: &str = "#cloud-config\nupdates:\n  network:\n    when: [boot, hotplug]\n";
+
+const UNIT: &str = "[Unit]
+Description=Replies leave by the NIC of their address
+After=network-pre.target
+
+[Service]
+ExecStart=/bin/sh /etc/multihome/replies watch
+Restart=on-failure
+
+[Install]
+WantedBy=multi-user.target
+";
+
+/// The whole message.
+pub(crate) fn data(guest: &Guest) -> String {
+    multipart(&[("text/cloud-config", UPDATES), ("text/cloud-boothook", &boothook(guest))])
+}
+
+/// The same with the user's own data as its first part, for metadata that has no place for a vendor's. cloud-init finds
+/// out by itself what the user's part is.
+pub(crate) fn with_user_data(guest: &Guest) -> String {
+    let hook = boothook(guest);
+    let mut parts = vec![];
+    if let Some(own) = &guest.user_data {
+        parts.push(("text/plain", own.as_str()));
+    }
+    parts.extend([("text/cloud-config", UPDATES), ("text/cloud-boothook", &hook)]);
+    multipart(&parts)
+}
+
+/// One line per NIC and family with a table of its own: MAC, family, table, priority, address, prefix, gateway.
+pub(crate) fn conf(guest: &Guest) -> String {
+    let mut out = String::new();
+    for nic in guest.nics() {
+        for (s, t) in nic.stacks().iter().filter_map(|s: &Stack<'_>| Some((s, s.own_table()?))) {
+            let (mac, digit) = (nic.plan.mac, s.digit());
+            let _ = writeln!(out, "{mac} {digit} {} {} {} {} {}", t.id, t.priority, t.from, t.prefix, t.gateway);
+        }
+    }
+    out
+}
+
+/// Idempotent, and takes away what an earlier boot needed and this one does not.
+fn boothook(guest: &Guest) -> String {
+    let lines = conf(guest);
+    if lines.is_empty() {
+        return "#cloud-boothook\n#!/bin/sh\n\
+                # No NIC needs a table of its own.\n\
+                rm -rf /etc/multihome /etc/network/if-up.d/multihome\n\
+                rm -f /etc/systemd/system/multihome-replies.service \
+                /etc/systemd/system/multi-user.target.wants/multihome-replies.service\n"
+            .into();
+    }
+    format!(
+        "#cloud-boothook
+#!/bin/sh
+mkdir -p /etc/multihome
+cat >/etc/multihome/replies <<'END'
+{PROGRAM}END
+cat >/etc/multihome/replies.conf <<'END'
+{lines}END
+if [ -d /run/systemd/system ]; then
+    cat >/etc/systemd/system/multihome-replies.service <<'END'
+{UNIT}END
+    systemctl daemon-reload
+    systemctl enable multihome-replies.service
+    systemctl restart --no-block multihome-replies.service
+elif [ -d /etc/network/if-up.d ]; then
+    printf '#!/bin/sh\\nexec /bin/sh /etc/multihome/replies apply\\n' >/etc/network/if-up.d/multihome
+    chmod 755 /etc/network/if-up.d/multihome
+fi
+/bin/sh /etc/multihome/replies apply
+"
+    )
+}
+
+/// A MIME message (RFC 2046 section 5.1.3). Parts are in base64, so that nothing in them can end them.
+fn multipart(parts: &[(&str, &str)]) -> String {
+    // No line of base64 begins with two dashes.
+    let boundary = "==multihome==";
+    let mut out = format!("Content-Type: multipart/mixed; boundary=\"{boundary}\"\nMIME-Version: 1.0\n\n");
+    for (kind, text) in parts {
+        let _ =
+            write!(out, "--{boundary}\nContent-Type: {kind}; charset=\"utf-8\"\nContent-Transfer-Encoding: base64\n\n");
+        let encoded = base64::engine::general_purpose::STANDARD.encode(text);
+        // 76 characters a line (RFC 2045 section 6.8).
+        for line in encoded.as_bytes().chunks(76) {
+            out.push_str(&String::from_utf8_lossy(line));
+            out.push('\n');
+        }
+    }
+    let _ = writeln!(out, "--{boundary}--");
+    out
+}
