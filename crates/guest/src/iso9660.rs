@@ -128,7 +128,7 @@ fn path_table(root: &[u8; 4], parent: &[u8; 2]) -> Vec<u8> {
 
 /// A directory record (ECMA-119 section 9.1), with what Rock Ridge adds.
 fn record(name: &[u8], at: u32, length: u32, is_dir: bool, system_use: &[u8]) -> Vec<u8> {
-    let padding = usize::from(name.len() % 2 == 0);
+    let padding = usize::from(name.len().is_multiple_of(2));
     let size = 33 + name.len() + padding + system_use.len();
     // An odd length is made even.
     let size = size + size % 2;

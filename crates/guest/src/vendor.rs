@@ -17,6 +17,9 @@ pub(crate) const PROGRAM: &str = include_str!("replies.sh");
 
 const UPDATES: &str = "#cloud-config\nupdates:\n  network:\n    when: [boot, hotplug]\n";
 
+/// What cloud-init looks into to find out what it is.
+const FOREIGN: &str = "text/plain";
+
 const UNIT: &str = "[Unit]
 Description=Replies leave by the NIC of their address
 After=network-pre.target
@@ -40,7 +43,7 @@ pub(crate) fn with_user_data(guest: &Guest) -> String {
     let hook = boothook(guest);
     let mut parts = vec![];
     if let Some(own) = &guest.user_data {
-        parts.push(("text/plain", own.as_str()));
+        parts.push((FOREIGN, own.as_str()));
     }
     parts.extend([("text/cloud-config", UPDATES), ("text/cloud-boothook", &hook)]);
     multipart(&parts)
@@ -92,21 +95,26 @@ fi
     )
 }
 
-/// A MIME message (RFC 2046 section 5.1.3). Parts are in base64, so that nothing in them can end them.
+/// A MIME message (RFC 2046 section 5.1.3). What is not ours is in base64, so that nothing in it can end it.
 fn multipart(parts: &[(&str, &str)]) -> String {
-    // No line of base64 begins with two dashes.
     let boundary = "==multihome==";
     let mut out = format!("Content-Type: multipart/mixed; boundary=\"{boundary}\"\nMIME-Version: 1.0\n\n");
     for (kind, text) in parts {
-        let _ =
-            write!(out, "--{boundary}\nContent-Type: {kind}; charset=\"utf-8\"\nContent-Transfer-Encoding: base64\n\n");
-        let encoded = base64::engine::general_purpose::STANDARD.encode(text);
-        // 76 characters a line (RFC 2045 section 6.8).
-        for line in encoded.as_bytes().chunks(76) {
-            out.push_str(&String::from_utf8_lossy(line));
-            out.push('\n');
-        }
+        let (encoding, body) = match *kind {
+            FOREIGN => ("base64", base64_lines(text)),
+            _ => ("7bit", (*text).to_owned()),
+        };
+        let _ = write!(
+            out,
+            "--{boundary}\nContent-Type: {kind}; charset=\"utf-8\"\nContent-Transfer-Encoding: {encoding}\n\n{body}\n"
+        );
     }
     let _ = writeln!(out, "--{boundary}--");
     out
+}
+
+/// 76 characters a line (RFC 2045 section 6.8).
+fn base64_lines(text: &str) -> String {
+    let encoded = base64::engine::general_purpose::STANDARD.encode(text);
+    encoded.as_bytes().chunks(76).map(|line| String::from_utf8_lossy(line) + "\n").collect()
 }

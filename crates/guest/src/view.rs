@@ -59,8 +59,8 @@ impl Guest {
     /// the NIC itself. Names of the kernel's own kind (`eth0`) are never given out, because two devices that swap such
     /// names stand in each other's way (systemd.link(5), `Name=`).
     pub fn device(&self, nic: &NicPlan) -> String {
-        if let Some(known) = self.devices.get(&nic.name) {
-            return known.clone();
+        if let Some(known) = self.known_device(nic) {
+            return known.to_owned();
         }
         let wish = own_name(&self.name, &nic.name);
         let others: BTreeSet<&str> = self.devices.values().map(String::as_str).collect();
@@ -71,10 +71,19 @@ impl Guest {
         }
     }
 
+    /// What the guest says that it calls a device is believed only where it is a plain name: it ends up in paths and scripts.
+    fn known_device(&self, nic: &NicPlan) -> Option<&str> {
+        let plain = |n: &&str| {
+            let characters = n.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+            characters && (1..=15).contains(&n.len()) && !n.starts_with(['.', '-'])
+        };
+        self.devices.get(&nic.name).map(String::as_str).filter(plain)
+    }
+
     pub(crate) fn nics(&self) -> Vec<Nic<'_>> {
         let one = |(index, plan)| {
             let plan: &NicPlan = plan;
-            Nic { plan, device: self.device(plan), known: self.devices.contains_key(&plan.name), index }
+            Nic { plan, device: self.device(plan), known: self.known_device(plan).is_some(), index }
         };
         self.plan.nics.iter().enumerate().map(one).collect()
     }
@@ -233,6 +242,8 @@ mod tests {
         assert_eq!(names(&g), ["mgmt", "storage", "lab"]);
         g.devices.insert("web-storage".into(), "ens4".into());
         assert_eq!(names(&g), ["mgmt", "ens4", "lab"]);
+        g.devices.insert("web-storage".into(), "../etc/x".into());
+        assert_eq!(names(&g), ["mgmt", "storage", "lab"]);
     }
 
     #[test]
