@@ -81,6 +81,67 @@ impl KernelState {
             r.table == MAIN && r.to.prefix_len() == 0 && r.to.addr().is_ipv4() == (family == Family::IPv4)
         })
     }
+
+    /// What keeps `seen` from being this state, one sentence each; empty where it is. Beyond what is planned, a guest may
+    /// have routes to single hosts in its main table, which clients of DHCP put there for gateways and name servers, and
+    /// addresses and connected routes of a family whose address only a foreign server knows.
+    pub fn differences(&self, seen: &KernelState) -> Vec<String> {
+        let mut out = vec![];
+        for (nic, want) in &self.links {
+            match seen.links.get(nic) {
+                None => out.push(format!("{nic}: is missing")),
+                Some(got) => link_differences(nic, want, got, &mut out),
+            }
+        }
+        let planned = |r: &Route| self.routes.iter().any(|w| same(w, r));
+        for want in self.routes.iter().filter(|w| !seen.routes.iter().any(|r| same(w, r))) {
+            out.push(format!("route is missing: {}", describe(want)));
+        }
+        let of_unknown = |r: &Route| {
+            let addresses = self.links.get(&r.nic).map(|l| (l.ipv4.is_empty(), l.ipv6.is_empty()));
+            r.via == Via::Link && addresses.is_none_or(|(v4, v6)| if r.to.addr().is_ipv4() { v4 } else { v6 })
+        };
+        let tolerated = |r: &&Route| r.table == MAIN && (r.to.prefix_len() == r.to.max_prefix_len() || of_unknown(r));
+        for extra in seen.routes.iter().filter(|r| !planned(r)).filter(|r| !tolerated(r)) {
+            out.push(format!("route is not planned: {}", describe(extra)));
+        }
+        out.extend(self.rules.difference(&seen.rules).map(|r| format!("rule is missing: {}", describe_rule(r))));
+        out.extend(seen.rules.difference(&self.rules).map(|r| format!("rule is not planned: {}", describe_rule(r))));
+        out
+    }
+}
+
+fn same(want: &Route, got: &Route) -> bool {
+    let hop = want.via == got.via || (want.via == Via::Router && matches!(got.via, Via::Gateway(_)));
+    hop && (want.table, want.to, &want.nic) == (got.table, got.to, &got.nic)
+}
+
+fn link_differences(nic: &str, want: &Link, got: &Link, out: &mut Vec<String>) {
+    if want.mtu != got.mtu {
+        out.push(format!("{nic}: MTU is {}, planned {}", got.mtu, want.mtu));
+    }
+    if want.up != got.up {
+        out.push(format!("{nic}: is {}", if got.up { "up" } else { "down" }));
+    }
+    if !want.ipv4.is_empty() && want.ipv4 != got.ipv4 {
+        out.push(format!("{nic}: IPv4 addresses are {:?}, planned {:?}", got.ipv4, want.ipv4));
+    }
+    if !want.ipv6.is_empty() && want.ipv6 != got.ipv6 {
+        out.push(format!("{nic}: IPv6 addresses are {:?}, planned {:?}", got.ipv6, want.ipv6));
+    }
+}
+
+fn describe(r: &Route) -> String {
+    let via = match r.via {
+        Via::Link => String::new(),
+        Via::Gateway(g) => format!(" via {g}"),
+        Via::Router => " via its router".into(),
+    };
+    format!("{}{via} by {} in table {}", r.to, r.nic, r.table)
+}
+
+fn describe_rule(r: &Rule) -> String {
+    format!("{}: from {} lookup {}", r.priority, r.from, r.table)
 }
 
 /// The state that a plan leads to. Addresses that only a foreign DHCP server knows, and what follows from them, are not in
@@ -145,6 +206,33 @@ mod tests {
     fn an_address_that_only_a_foreign_server_knows_brings_no_rule() {
         let s = expected(&foreign());
         assert!(s.rules.is_empty() && s.links["web-b"].ipv4.is_empty());
+    }
+
+    #[test]
+    fn a_state_differs_from_itself_in_nothing_and_every_fault_is_named() {
+        let want = expected(&three());
+        assert_eq!(want.differences(&want), Vec::<String>::new());
+        let fault = |change: &dyn Fn(&mut KernelState)| {
+            let mut seen = want.clone();
+            change(&mut seen);
+            want.differences(&seen).join("; ")
+        };
+        let via = |g: &str| Via::Gateway(g.parse().unwrap());
+        let second =
+            Route { table: MAIN, to: "0.0.0.0/0".parse().unwrap(), via: via("10.101.0.1"), nic: "web-storage".into() };
+        assert_eq!(
+            fault(&|s| _ = s.routes.insert(second.clone())),
+            "route is not planned: 0.0.0.0/0 via 10.101.0.1 by web-storage in table 254"
+        );
+        let host = Route { to: "10.101.0.1/32".parse().unwrap(), via: Via::Link, ..second.clone() };
+        assert_eq!(fault(&|s| _ = s.routes.insert(host.clone())), "");
+        assert!(fault(&|s| s.rules.clear()).starts_with("rule is missing: 1002: from 10.101.0.50 lookup 102"));
+        assert!(
+            fault(&|s| s.routes.retain(|r| r.table == MAIN)).contains("route is missing: 0.0.0.0/0 via 10.101.0.1")
+        );
+        assert!(fault(&|s| s.links.get_mut("web-storage").unwrap().mtu = 1500).contains("MTU is 1500, planned 9000"));
+        assert!(fault(&|s| s.links.get_mut("web-lab").unwrap().ipv6.clear()).contains("IPv6 addresses are {}"));
+        assert_eq!(fault(&|s| _ = s.links.remove("web-lab")), "web-lab: is missing");
     }
 
     #[test]

@@ -1,0 +1,6 @@
+//! What the tests with real tools share.
+#![allow(dead_code)]
+
+pub mod fixtures;
+pub mod kernel;
+pub mod lab;
