@@ -7,6 +7,9 @@
 
 use serde_json::{Map, Value, json};
 
+use multihome_model::{MacAddr, Mtu};
+use multihome_plan::route::PlannedRoute;
+
 use crate::Guest;
 use crate::view::{How, Nic, Stack};
 
@@ -90,7 +93,13 @@ fn ethernet(nic: &Nic<'_>) -> Value {
     if !addresses.is_empty() {
         e["addresses"] = json!(addresses);
     }
-    let routes: Vec<Value> = nic.stacks().iter().flat_map(routes).collect();
+    for s in nic.stacks() {
+        if let Some(via) = s.default_via() {
+            // Not a route to ::/0, of which the networkd renderer makes ::/64.
+            e[format!("gateway{}", s.digit())] = via.to_string().into();
+        }
+    }
+    let routes: Vec<Value> = first_subnet(nic).map(|s| routes(&s)).unwrap_or_default();
     if !routes.is_empty() {
         e["routes"] = json!(routes);
     }
@@ -104,13 +113,36 @@ fn ethernet(nic: &Nic<'_>) -> Value {
     e
 }
 
-fn routes(s: &Stack<'_>) -> Vec<Value> {
+/// Where cloud-init puts all routes of a device: the first of DHCPv4, DHCPv6 and the addresses. Renderers that know routes
+/// per family (NetworkManager) lose those of the other.
+fn first_subnet<'a>(nic: &Nic<'a>) -> Option<Stack<'a>> {
+    let asking = nic.stacks().into_iter().find(Stack::is_dhcp);
+    asking.or_else(|| nic.stacks().into_iter().find(|s| s.address().is_some()))
+}
+
+/// What version 2 leaves to vendor-data.
+pub(crate) enum Left {
+    /// A route.
+    Route(MacAddr, PlannedRoute),
+    /// A link without addresses, which ifupdown would not bring up.
+    Link(MacAddr, Mtu),
+}
+
+/// All that version 2 leaves out, besides tables and rules, which version 1 leaves out, too.
+pub(crate) fn left_out(guest: &Guest) -> Vec<Left> {
     let mut out = vec![];
-    if let Some(via) = s.default_via() {
-        out.push(json!({"to": s.any(), "via": via.to_string(), "metric": s.metric()}));
+    for nic in guest.nics() {
+        let first = first_subnet(&nic).map(|s| s.digit());
+        if first.is_none() {
+            out.push(Left::Link(nic.plan.mac, nic.plan.mtu));
+        }
+        for s in nic.stacks().iter().filter(|s| Some(s.digit()) != first) {
+            out.extend(s.routes().iter().map(|r| Left::Route(nic.plan.mac, *r)));
+        }
     }
-    out.extend(
-        s.routes().iter().map(|r| json!({"to": r.to.to_string(), "via": r.via.to_string(), "metric": s.metric()})),
-    );
     out
+}
+
+fn routes(s: &Stack<'_>) -> Vec<Value> {
+    s.routes().iter().map(|r| json!({"to": r.to.to_string(), "via": r.via.to_string(), "metric": s.metric()})).collect()
 }

@@ -119,7 +119,7 @@ fn openstack(guest: &Guest, rest: &[&str]) -> Response {
         ["meta_data.json"] => Response::json(&meta_data(guest)),
         ["network_data.json"] => Response::json(&network_data(guest)),
         // cloud-init takes what stands under its own name.
-        ["vendor_data.json"] => Response::json(&json!({"cloud-init": vendor::data(guest)})),
+        ["vendor_data.json"] => Response::json(&json!({"cloud-init": vendor::data(guest, &[])})),
         ["user_data"] => guest.user_data.clone().map_or_else(Response::not_found, Response::text),
         _ => Response::not_found(),
     }

@@ -10,12 +10,12 @@ pub const LABEL: &str = "cidata";
 
 /// The files of a seed, with network-config version 2: `meta-data`, `user-data`, `vendor-data`, `network-config`.
 pub fn files(guest: &Guest) -> Vec<File> {
-    with(guest, yaml(&cloudinit::v2(guest)))
+    with(guest, yaml(&cloudinit::v2(guest)), &cloudinit::left_out(guest))
 }
 
 /// The same with network-config version 1, for cloud-init before 22.2.
 pub fn files_v1(guest: &Guest) -> Vec<File> {
-    with(guest, yaml(&cloudinit::v1(guest)))
+    with(guest, yaml(&cloudinit::v1(guest)), &[])
 }
 
 /// An ISO 9660 image with the files of [`files`], to be attached to the VM as a read-only disk or CD-ROM. Same guest, same
@@ -30,7 +30,7 @@ pub fn iso9660(files: &[File]) -> Vec<u8> {
     iso9660::image(LABEL, &list)
 }
 
-fn with(guest: &Guest, network_config: String) -> Vec<File> {
+fn with(guest: &Guest, network_config: String, left_out: &[cloudinit::Left]) -> Vec<File> {
     let mut meta = json!({"instance-id": guest.instance_id, "local-hostname": guest.name});
     if !guest.ssh_keys.is_empty() {
         meta["public-keys"] = json!(guest.ssh_keys);
@@ -39,7 +39,7 @@ fn with(guest: &Guest, network_config: String) -> Vec<File> {
     vec![
         file("meta-data", yaml(&meta)),
         file("user-data", guest.user_data.clone().unwrap_or_else(|| "#cloud-config\n{}\n".into())),
-        file("vendor-data", vendor::data(guest)),
+        file("vendor-data", vendor::data(guest, left_out)),
         file("network-config", network_config),
     ]
 }

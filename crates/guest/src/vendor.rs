@@ -10,10 +10,11 @@ use std::fmt::Write;
 use base64::Engine;
 
 use crate::Guest;
-use crate::view::Stack;
+use crate::cloudinit::Left;
+use crate::state::MAIN;
 
-/// Keeps the tables and rules.
-pub(crate) const PROGRAM: &str = include_str!("replies.sh");
+/// Keeps routes and rules.
+pub(crate) const PROGRAM: &str = include_str!("routes.sh");
 
 const UPDATES: &str = "#cloud-config\nupdates:\n  network:\n    when: [boot, hotplug]\n";
 
@@ -21,11 +22,11 @@ const UPDATES: &str = "#cloud-config\nupdates:\n  network:\n    when: [boot, hot
 const FOREIGN: &str = "text/plain";
 
 const UNIT: &str = "[Unit]
-Description=Replies leave by the NIC of their address
+Description=Routes and rules of the planned network
 After=network-pre.target
 
 [Service]
-ExecStart=/bin/sh /etc/multihome/replies watch
+ExecStart=/bin/sh /etc/multihome/routes watch
 Restart=on-failure
 
 [Install]
@@ -33,14 +34,14 @@ WantedBy=multi-user.target
 ";
 
 /// The whole message.
-pub(crate) fn data(guest: &Guest) -> String {
-    multipart(&[("text/cloud-config", UPDATES), ("text/cloud-boothook", &boothook(guest))])
+pub(crate) fn data(guest: &Guest, left_out: &[Left]) -> String {
+    multipart(&[("text/cloud-config", UPDATES), ("text/cloud-boothook", &boothook(guest, left_out))])
 }
 
 /// The same with the user's own data as its first part, for metadata that has no place for a vendor's. cloud-init finds
 /// out by itself what the user's part is.
 pub(crate) fn with_user_data(guest: &Guest) -> String {
-    let hook = boothook(guest);
+    let hook = boothook(guest, &[]);
     let mut parts = vec![];
     if let Some(own) = &guest.user_data {
         parts.push((FOREIGN, own.as_str()));
@@ -49,48 +50,62 @@ pub(crate) fn with_user_data(guest: &Guest) -> String {
     multipart(&parts)
 }
 
-/// One line per NIC and family with a table of its own: MAC, family, table, priority, address, prefix, gateway.
-pub(crate) fn conf(guest: &Guest) -> String {
+/// What network-config does not say, one line each:
+/// - `MAC FAMILY route TABLE DESTINATION GATEWAY`, the gateway `-` where the destination is on the link
+/// - `MAC FAMILY rule PRIORITY FROM TABLE`
+/// - `MAC 0 link MTU`: the link is up, and has no address
+fn conf(guest: &Guest, left_out: &[Left]) -> String {
     let mut out = String::new();
+    for left in left_out {
+        let _ = match left {
+            Left::Route(mac, r) if r.to.addr().is_ipv4() => writeln!(out, "{mac} 4 route {MAIN} {} {}", r.to, r.via),
+            Left::Route(mac, r) => writeln!(out, "{mac} 6 route {MAIN} {} {}", r.to, r.via),
+            Left::Link(mac, mtu) => writeln!(out, "{mac} 0 link {mtu}"),
+        };
+    }
     for nic in guest.nics() {
-        for (s, t) in nic.stacks().iter().filter_map(|s: &Stack<'_>| Some((s, s.own_table()?))) {
-            let (mac, digit) = (nic.plan.mac, s.digit());
-            let _ = writeln!(out, "{mac} {digit} {} {} {} {} {}", t.id, t.priority, t.from, t.prefix, t.gateway);
+        let mac = nic.plan.mac;
+        for s in nic.stacks() {
+            let Some(t) = s.own_table() else { continue };
+            let digit = s.digit();
+            let _ = writeln!(out, "{mac} {digit} route {} {} -", t.id, t.prefix);
+            let _ = writeln!(out, "{mac} {digit} route {} default {}", t.id, t.gateway);
+            let _ = writeln!(out, "{mac} {digit} rule {} {} {}", t.priority, t.from, t.id);
         }
     }
     out
 }
 
 /// Idempotent, and takes away what an earlier boot needed and this one does not.
-fn boothook(guest: &Guest) -> String {
-    let lines = conf(guest);
+fn boothook(guest: &Guest, left_out: &[Left]) -> String {
+    let lines = conf(guest, left_out);
     if lines.is_empty() {
         return "#cloud-boothook\n#!/bin/sh\n\
-                # No NIC needs a table of its own.\n\
+                # There is nothing to add to the network configuration.\n\
                 rm -rf /etc/multihome /etc/network/if-up.d/multihome\n\
-                rm -f /etc/systemd/system/multihome-replies.service \
-                /etc/systemd/system/multi-user.target.wants/multihome-replies.service\n"
+                rm -f /etc/systemd/system/multihome-routes.service \
+                /etc/systemd/system/multi-user.target.wants/multihome-routes.service\n"
             .into();
     }
     format!(
         "#cloud-boothook
 #!/bin/sh
 mkdir -p /etc/multihome
-cat >/etc/multihome/replies <<'END'
+cat >/etc/multihome/routes <<'END'
 {PROGRAM}END
-cat >/etc/multihome/replies.conf <<'END'
+cat >/etc/multihome/routes.conf <<'END'
 {lines}END
 if [ -d /run/systemd/system ]; then
-    cat >/etc/systemd/system/multihome-replies.service <<'END'
+    cat >/etc/systemd/system/multihome-routes.service <<'END'
 {UNIT}END
     systemctl daemon-reload
-    systemctl enable multihome-replies.service
-    systemctl restart --no-block multihome-replies.service
+    systemctl enable multihome-routes.service
+    systemctl restart --no-block multihome-routes.service
 elif [ -d /etc/network/if-up.d ]; then
-    printf '#!/bin/sh\\nexec /bin/sh /etc/multihome/replies apply\\n' >/etc/network/if-up.d/multihome
+    printf '#!/bin/sh\\nexec /bin/sh /etc/multihome/routes apply\\n' >/etc/network/if-up.d/multihome
     chmod 755 /etc/network/if-up.d/multihome
 fi
-/bin/sh /etc/multihome/replies apply
+/bin/sh /etc/multihome/routes apply
 "
     )
 }

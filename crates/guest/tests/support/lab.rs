@@ -59,6 +59,7 @@ pub struct Lab {
     networks: String,
     dir: tempfile::TempDir,
     children: Vec<Child>,
+    holder: u32,
 }
 
 impl Lab {
@@ -76,10 +77,11 @@ impl Lab {
             output(Command::new("ip").args(["netns", "add", ns]));
             output(Command::new("ip").args(["-n", ns, "link", "set", "lo", "up"]));
         }
-        let mut lab = Lab { plan, guest, networks, dir, children: vec![] };
+        let mut lab = Lab { plan, guest, networks, dir, children: vec![], holder: 0 };
         for (i, nic) in lab.plan.nics.iter().enumerate() {
             lab.cable(i, nic);
         }
+        lab.hold();
         lab.serve();
         lab
     }
@@ -87,7 +89,22 @@ impl Lab {
     fn cable(&self, index: usize, nic: &NicPlan) {
         let (peer, name, mac) = (format!("net{index}"), kernel_name(index), nic.mac.to_string());
         let ip = |args: &[&str]| output(Command::new("ip").args(args));
-        ip(&["-n", &self.networks, "link", "add", &peer, "mtu", "9216", "type", "veth", "peer", "name", &name, "netns", &self.guest]);
+        ip(&[
+            "-n",
+            &self.networks,
+            "link",
+            "add",
+            &peer,
+            "mtu",
+            "9216",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            &name,
+            "netns",
+            &self.guest,
+        ]);
         ip(&["-n", &self.guest, "link", "set", &name, "address", &mac]);
         for f in [&nic.ipv4, &nic.ipv6].into_iter().flatten() {
             if let (Some(gateway), Some(bits)) = (f.gateway, prefix_bits(f)) {
@@ -127,21 +144,36 @@ impl Lab {
         self.children.push(c.spawn().unwrap_or_else(|e| panic!("{c:?}: {e}")));
     }
 
-    /// A shell in the guest: its network, its own `/etc` over the machine's, its own `/run` and state. Ends in `exec`, so
-    /// that the child is what the script became.
-    fn shell(&self, script: &str) -> Command {
+    /// Makes the guest's own view of files, held by a process: `/etc` over the machine's, and its own `/run` and state.
+    fn hold(&mut self) {
         let d = self.dir.path().display();
-        let mounts = format!(
+        let script = format!(
             "mount -t overlay overlay -o lowerdir=/etc,upperdir={d}/etc,workdir={d}/etc-work /etc
              mount --bind {d}/run /run
-             for v in dhcp NetworkManager cloud; do [ ! -d /var/lib/$v ] || {{ mkdir -p {d}/var/$v; mount --bind {d}/var/$v /var/lib/$v; }}; done
+             for v in dhcp NetworkManager cloud; do
+                 [ ! -d /var/lib/$v ] || {{ mkdir -p {d}/var/$v; mount --bind {d}/var/$v /var/lib/$v; }}
+             done
              mount -t sysfs -o ro sysfs /sys
-             cd /"
+             touch {d}/held
+             exec sleep 600"
         );
         let mut c = Command::new("nsenter");
         c.arg(format!("--net=/run/netns/{}", self.guest));
-        c.args(["--", "unshare", "--mount", "--propagation", "private", "--", "sh", "-ec"]);
-        c.arg(format!("{mounts}\n{script}"));
+        c.args(["--", "unshare", "--mount", "--propagation", "private", "--", "sh", "-ec", &script]);
+        self.spawn(c, "hold");
+        let end = Instant::now() + Duration::from_secs(5);
+        while !self.dir.path().join("held").exists() {
+            assert!(Instant::now() < end, "no private files: {}", self.logs());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.holder = self.children.last().unwrap().id();
+    }
+
+    /// A shell in the guest. A script that ends in `exec` makes the child what it became.
+    fn shell(&self, script: &str) -> Command {
+        let mut c = Command::new("nsenter");
+        c.args(["--target", &self.holder.to_string(), "--mount", "--net", "--", "sh", "-ec"]);
+        c.arg(format!("cd /; {script}"));
         c
     }
 
@@ -230,9 +262,13 @@ impl Lab {
 
     fn logs(&self) -> String {
         let mut out = String::new();
-        for e in std::fs::read_dir(self.dir.path()).unwrap().flatten().filter(|e| e.path().extension().is_some_and(|x| x == "log")) {
+        for e in std::fs::read_dir(self.dir.path())
+            .unwrap()
+            .flatten()
+            .filter(|e| e.path().extension().is_some_and(|x| x == "log"))
+        {
             let text = std::fs::read_to_string(e.path()).unwrap_or_default();
-            let tail: Vec<&str> = text.lines().rev().take(60).collect();
+            let tail: Vec<&str> = text.lines().rev().filter(|l| !l.contains("state file")).take(40).collect();
             out += &format!("--- {}\n", e.file_name().to_string_lossy());
             tail.iter().rev().for_each(|l| out += &format!("{l}\n"));
         }
@@ -278,7 +314,7 @@ fn subnet_conf(index: usize, nic: &NicPlan, f: &FamilyPlan) -> String {
         IpAddr::V4(g) => {
             let network = last_octet(gateway, 0);
             let mut out = format!("interface=net{index}\ndhcp-range=set:{tag},{network},static,255.255.255.0,1h\n");
-            out += &format!("dhcp-host={mac},{address}\n");
+            out += &format!("dhcp-host={mac},{address}\ndhcp-option-force=tag:{tag},26,{}\n", nic.mtu);
             let mut routes = hop(f);
             if f.default_route {
                 routes.push(format!("0.0.0.0/0,{g}"));
