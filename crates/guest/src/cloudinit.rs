@@ -7,8 +7,10 @@
 
 use serde_json::{Map, Value, json};
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use multihome_model::{MacAddr, Mtu};
-use multihome_plan::route::PlannedRoute;
 
 use crate::Guest;
 use crate::view::{How, Nic, Stack};
@@ -120,24 +122,49 @@ fn first_subnet<'a>(nic: &Nic<'a>) -> Option<Stack<'a>> {
     asking.or_else(|| nic.stacks().into_iter().find(|s| s.address().is_some()))
 }
 
-/// What version 2 leaves to vendor-data.
+/// What a network configuration leaves to vendor-data, besides tables and rules, which all leave out.
 pub(crate) enum Left {
-    /// A route.
-    Route(MacAddr, PlannedRoute),
-    /// A link without addresses, which ifupdown would not bring up.
+    /// A route of the main table.
+    Route(MacAddr, IpNet, IpAddr),
+    /// A link that is only to be up.
     Link(MacAddr, Mtu),
+    /// An address.
+    Address(MacAddr, IpNet),
 }
 
-/// All that version 2 leaves out, besides tables and rules, which version 1 leaves out, too.
-pub(crate) fn left_out(guest: &Guest) -> Vec<Left> {
-    let mut out = vec![];
+/// What version 2 leaves out: routes of a device's second family, and links without addresses, which ifupdown would not
+/// bring up.
+pub(crate) fn left_out_by_v2(guest: &Guest) -> Vec<Left> {
+    let mut out = left_out_by_openstack(guest);
     for nic in guest.nics() {
         let first = first_subnet(&nic).map(|s| s.digit());
-        if first.is_none() {
-            out.push(Left::Link(nic.plan.mac, nic.plan.mtu));
-        }
         for s in nic.stacks().iter().filter(|s| Some(s.digit()) != first) {
-            out.extend(s.routes().iter().map(|r| Left::Route(nic.plan.mac, *r)));
+            out.extend(s.routes().iter().map(|r| Left::Route(nic.plan.mac, r.to, r.via)));
+        }
+    }
+    out
+}
+
+/// What `network_data.json` leaves out: links without addresses.
+pub(crate) fn left_out_by_openstack(guest: &Guest) -> Vec<Left> {
+    let bare = guest.nics().into_iter().filter(|n| first_subnet(n).is_none());
+    bare.map(|n| Left::Link(n.plan.mac, n.plan.mtu)).collect()
+}
+
+/// What EC2's metadata leaves out: everything but DHCP.
+pub(crate) fn left_out_by_ec2(guest: &Guest) -> Vec<Left> {
+    let mut out = vec![];
+    for nic in guest.nics() {
+        let mac = nic.plan.mac;
+        if !nic.v4().is_dhcp() {
+            out.push(Left::Link(mac, nic.plan.mtu));
+        }
+        for s in nic.stacks() {
+            let Some(a) = s.address() else { continue };
+            out.push(Left::Address(mac, a));
+            let any: Option<IpNet> = s.any().parse().ok();
+            out.extend(any.zip(s.default_via()).map(|(to, via)| Left::Route(mac, to, via)));
+            out.extend(s.routes().iter().map(|r| Left::Route(mac, r.to, r.via)));
         }
     }
     out

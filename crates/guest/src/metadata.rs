@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use base64::Engine;
 use serde_json::{Map, json};
 
+use crate::cloudinit::left_out_by_openstack;
 use crate::ec2::{self, Leaf};
 use crate::network_data::network_data;
 use crate::{Guest, vendor, yaml};
@@ -119,7 +120,9 @@ fn openstack(guest: &Guest, rest: &[&str]) -> Response {
         ["meta_data.json"] => Response::json(&meta_data(guest)),
         ["network_data.json"] => Response::json(&network_data(guest)),
         // cloud-init takes what stands under its own name.
-        ["vendor_data.json"] => Response::json(&json!({"cloud-init": vendor::data(guest, &[])})),
+        ["vendor_data.json"] => {
+            Response::json(&json!({"cloud-init": vendor::data(guest, &left_out_by_openstack(guest))}))
+        }
         ["user_data"] => guest.user_data.clone().map_or_else(Response::not_found, Response::text),
         _ => Response::not_found(),
     }
@@ -177,4 +180,70 @@ fn leaf_or_list(guest: &Guest, path: &str) -> Response {
 /// A name in a list; directories end with a slash.
 fn entry(rest: &str) -> String {
     rest.split_once('/').map_or_else(|| rest.to_owned(), |(dir, _)| format!("{dir}/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{guest, three};
+
+    fn ask(method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
+        let r = respond(&guest(three()), "web-mgmt", method, path, headers);
+        (r.status, r.body)
+    }
+    fn get(path: &str) -> (u16, String) {
+        ask("GET", path, &[])
+    }
+    fn text(t: &str) -> (u16, String) {
+        (200, t.to_owned())
+    }
+
+    #[test]
+    fn lists_name_what_is_below_and_directories_end_with_a_slash() {
+        assert_eq!(get("/latest"), text("meta-data\nuser-data"));
+        let top = "hostname\ninstance-id\nlocal-hostname\nlocal-ipv4\nmac\nnetwork/\npublic-keys/";
+        assert_eq!(get("/latest/meta-data/"), text(top));
+        assert_eq!(get("/2021-03-23/meta-data"), text(top));
+        assert_eq!(get("/latest/meta-data/network/interfaces/macs/"), text("52:54:00:00:00:10/\n52:54:00:00:00:11/"));
+        assert_eq!(get("/latest/meta-data/public-keys/"), text("0=key-0"));
+        assert_eq!(get("/latest/meta-data/public-keys/0/"), text("openssh-key"));
+        assert!(get("/").1.contains("2018-09-24") && get("/openstack").1.ends_with("2018-08-27\nlatest"));
+        assert_eq!(get("/openstack/latest/"), text("meta_data.json\nvendor_data.json\nnetwork_data.json"));
+    }
+
+    #[test]
+    fn values_are_answered_whether_lists_name_them_or_not() {
+        let mac = "/latest/meta-data/network/interfaces/macs/52:54:00:00:00:1";
+        assert_eq!(get("/latest/meta-data/local-ipv4"), text("10.100.0.50"));
+        assert_eq!(get(&format!("{mac}1/subnet-ipv4-cidr-block")), text("10.101.0.0/24"));
+        assert!(!get(&format!("{mac}1/")).1.contains("device-number"));
+        assert_eq!(get(&format!("{mac}1/device-number")), text("1"));
+        assert_eq!(get(&format!("{mac}0/device-number?x=1")), text("0"));
+        // The static NIC is known to whoever asks for it by name.
+        assert_eq!(get(&format!("{mac}2/ipv6s")), text("fd00:102::50"));
+        assert!(get(&format!("{mac}2/")).1.contains("device-number"));
+    }
+
+    #[test]
+    fn what_is_not_there_is_404_and_what_is_not_done_405() {
+        for path in ["/nowhere", "/latest/meta-data/nothing", "/1999-01-01/meta-data", "/openstack/latest/password"] {
+            assert_eq!(get(path).0, 404, "{path}");
+        }
+        assert_eq!(get("/openstack/latest/user_data").0, 404);
+        assert_eq!(ask("POST", "/latest/meta-data", &[]).0, 405);
+        assert_eq!(ask("HEAD", "/latest/meta-data", &[]), (200, String::new()));
+        assert_eq!(respond(&guest(three()), "db-mgmt", "GET", "/latest/meta-data/mac", &[]).status, 404);
+    }
+
+    #[test]
+    fn tokens_are_given_by_put_and_wrong_ones_refused() {
+        const TTL: &str = "X-aws-ec2-metadata-token-ttl-seconds";
+        let token = |headers: &[(&str, &str)]| ask("PUT", "/latest/api/token", headers);
+        let (status, good) = token(&[(TTL, "21600")]);
+        assert_eq!(status, 200);
+        assert_eq!((token(&[]).0, token(&[(TTL, "0")]).0, token(&[(TTL, "21601")]).0), (400, 400, 400));
+        assert_eq!(token(&[(TTL, "60"), ("X-Forwarded-For", "10.0.0.1")]).0, 403);
+        let with = |t: &str| ask("GET", "/latest/meta-data/mac", &[("x-aws-EC2-metadata-token", t)]).0;
+        assert_eq!((with(&good), with("forged"), get("/latest/meta-data/mac").0), (200, 401, 200));
+    }
 }

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Keeps the links, routes and rules of routes.conf, which cloud-init cannot hand to every network manager.
+# Keeps the links, addresses, routes and rules of routes.conf, which cloud-init cannot hand to every network manager.
 #   routes apply    once
 #   routes watch    now, and whenever a link or an address changes
 # They say that they are the kernel's own: networkd removes what others put there when it starts.
@@ -32,6 +32,7 @@ apply() {
         [ -n "$d" ] || continue
         case $kind in
             route) route "-$family" "$d" "$a" "$b" "$c" ;;
+            address) ip "-$family" address replace "$a" dev "$d" ;;
             link) ip link set dev "$d" mtu "$a" up ;;
             rule) rule "-$family" "$a" "$b" "$c" ;;
         esac

@@ -10,7 +10,7 @@ pub const LABEL: &str = "cidata";
 
 /// The files of a seed, with network-config version 2: `meta-data`, `user-data`, `vendor-data`, `network-config`.
 pub fn files(guest: &Guest) -> Vec<File> {
-    with(guest, yaml(&cloudinit::v2(guest)), &cloudinit::left_out(guest))
+    with(guest, yaml(&cloudinit::v2(guest)), &cloudinit::left_out_by_v2(guest))
 }
 
 /// The same with network-config version 1, for cloud-init before 22.2.

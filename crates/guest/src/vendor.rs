@@ -8,9 +8,10 @@
 use std::fmt::Write;
 
 use base64::Engine;
+use ipnet::IpNet;
 
 use crate::Guest;
-use crate::cloudinit::Left;
+use crate::cloudinit::{Left, left_out_by_ec2};
 use crate::state::MAIN;
 
 /// Keeps routes and rules.
@@ -41,7 +42,7 @@ pub(crate) fn data(guest: &Guest, left_out: &[Left]) -> String {
 /// The same with the user's own data as its first part, for metadata that has no place for a vendor's. cloud-init finds
 /// out by itself what the user's part is.
 pub(crate) fn with_user_data(guest: &Guest) -> String {
-    let hook = boothook(guest, &[]);
+    let hook = boothook(guest, &left_out_by_ec2(guest));
     let mut parts = vec![];
     if let Some(own) = &guest.user_data {
         parts.push((FOREIGN, own.as_str()));
@@ -53,14 +54,15 @@ pub(crate) fn with_user_data(guest: &Guest) -> String {
 /// What network-config does not say, one line each:
 /// - `MAC FAMILY route TABLE DESTINATION GATEWAY`, the gateway `-` where the destination is on the link
 /// - `MAC FAMILY rule PRIORITY FROM TABLE`
-/// - `MAC 0 link MTU`: the link is up, and has no address
+/// - `MAC FAMILY address ADDRESS/LENGTH`
+/// - `MAC 0 link MTU`: the link is up
 fn conf(guest: &Guest, left_out: &[Left]) -> String {
     let mut out = String::new();
     for left in left_out {
         let _ = match left {
-            Left::Route(mac, r) if r.to.addr().is_ipv4() => writeln!(out, "{mac} 4 route {MAIN} {} {}", r.to, r.via),
-            Left::Route(mac, r) => writeln!(out, "{mac} 6 route {MAIN} {} {}", r.to, r.via),
+            Left::Route(mac, to, via) => writeln!(out, "{mac} {} route {MAIN} {to} {via}", digit(to)),
             Left::Link(mac, mtu) => writeln!(out, "{mac} 0 link {mtu}"),
+            Left::Address(mac, a) => writeln!(out, "{mac} {} address {a}", digit(a)),
         };
     }
     for nic in guest.nics() {
@@ -74,6 +76,10 @@ fn conf(guest: &Guest, left_out: &[Left]) -> String {
         }
     }
     out
+}
+
+fn digit(net: &IpNet) -> u8 {
+    if net.addr().is_ipv4() { 4 } else { 6 }
 }
 
 /// Idempotent, and takes away what an earlier boot needed and this one does not.

@@ -1,13 +1,14 @@
-//! A seed rendered by cloud-init for each of its renderers, applied to a real kernel, its boothook run as at every boot:
+//! A seed or metadata rendered by cloud-init for each of its renderers, applied to a real kernel, its boothook run as at every boot:
 //! whatever the renderer drops, the kernel ends in the planned state.
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
-use multihome_guest::{Dialect, Guest, render};
+use multihome_guest::{Dialect, Guest, metadata, render};
 use multihome_plan::route::RoutePlan;
 use support::fixtures::{dual, foreign, guest, three};
 use support::lab::{Lab, can_have_namespaces, have, kernel_name};
+use support::metadata_server::{EC2, python, serve};
 
 const NETWORKD: &str = "/lib/systemd/systemd-networkd";
 
@@ -31,6 +32,28 @@ fn rendered(dialect: Dialect, renderer: &str, guest: &Guest) -> Lab {
     for f in render(dialect, guest) {
         std::fs::write(dir.join(&f.path), f.content).unwrap();
     }
+    let vendor = match dialect {
+        Dialect::OpenStack => {
+            let answer = ask(guest, "/openstack/latest/vendor_data.json");
+            let data: serde_json::Value = serde_json::from_str(&answer).unwrap();
+            Some(data["cloud-init"].as_str().unwrap().to_owned())
+        }
+        Dialect::Ec2 => {
+            let macs = guest.plan.nics.iter().enumerate().map(|(i, n)| (n.mac.to_string(), kernel_name(i).into()));
+            let macs = serde_json::Value::Object(macs.collect()).to_string();
+            let read = python(EC2, &[&serve(guest.clone()), "latest", &macs]);
+            std::fs::write(dir.join("network-config"), read["config"].to_string()).unwrap();
+            Some(ask(guest, "/latest/user-data"))
+        }
+        _ => None,
+    };
+    if let Some(text) = vendor {
+        std::fs::write(dir.join("vendor-data"), text).unwrap();
+    }
+    let source = match dialect {
+        Dialect::OpenStack => "-p network_data.json -k network_data.json",
+        _ => "-p network-config -k yaml",
+    };
     let d = dir.display();
     if dialect == Dialect::CloudInitV1 {
         // cloud-init renames devices before it brings them up.
@@ -39,12 +62,19 @@ fn rendered(dialect: Dialect, renderer: &str, guest: &Guest) -> Lab {
         }
     }
     lab.run(&format!(
-        "cloud-init devel net-convert -p {d}/network-config -k yaml -d {d}/out -D debian -O {renderer} >{d}/convert.txt 2>&1 || {{ cat {d}/convert.txt; exit 1; }}
+        "cd {d}
+         cloud-init devel net-convert {source} -d {d}/out -D debian -O {renderer} >{d}/convert.txt 2>&1 || {{ cat {d}/convert.txt; exit 1; }}
          cp -a {d}/out/etc/. /etc/
          set -- {d}
          {BOOTHOOK}"
     ));
     lab
+}
+
+fn ask(guest: &Guest, path: &str) -> String {
+    let r = metadata::respond(guest, &guest.plan.nics[0].name, "GET", path, &[]);
+    assert_eq!(r.status, 200, "{path}");
+    r.body
 }
 
 /// Runs the boothook, and what the unit that it would enable runs.
@@ -64,7 +94,7 @@ fn networkd_renderer() {
     if !ready("networkd_renderer", &[NETWORKD]) {
         return;
     }
-    for (dialect, name, plan) in both() {
+    for (dialect, name, plan) in all() {
         let mut lab = rendered(dialect, "networkd", &guest(plan));
         boothook(&mut lab);
         // After the hook, so that what networkd removes when it starts would show.
@@ -84,7 +114,7 @@ fn netplan_renderer() {
     if !ready("netplan_renderer", &[NETWORKD, "netplan"]) {
         return;
     }
-    for (dialect, name, plan) in both() {
+    for (dialect, name, plan) in all() {
         let mut lab = rendered(dialect, "netplan", &guest(plan));
         // The lab's devices have no permanent address, by which netplan has networkd match.
         lab.run("netplan generate && sed -i s/^PermanentMACAddress=/MACAddress=/ /run/systemd/network/*.network");
@@ -99,7 +129,7 @@ fn network_manager_renderer() {
     if !ready("network_manager_renderer", &["NetworkManager", "dbus-daemon"]) {
         return;
     }
-    for (dialect, name, plan) in both() {
+    for (dialect, name, plan) in all() {
         let mut lab = rendered(dialect, "network-manager", &guest(plan));
         lab.start_network_manager();
         boothook(&mut lab);
@@ -112,7 +142,7 @@ fn eni_renderer() {
     if !ready("eni_renderer", &["ifup", "dhclient"]) {
         return;
     }
-    for (dialect, name, plan) in both() {
+    for (dialect, name, plan) in all() {
         let mut lab = rendered(dialect, "eni", &guest(plan));
         boothook(&mut lab);
         lab.run("ifup -a");
@@ -120,6 +150,8 @@ fn eni_renderer() {
     }
 }
 
-fn both() -> impl Iterator<Item = (Dialect, &'static str, RoutePlan)> {
-    [Dialect::CloudInitV1, Dialect::CloudInitV2].into_iter().flat_map(|d| plans().map(|(n, p)| (d, n, p)))
+fn all() -> impl Iterator<Item = (Dialect, &'static str, RoutePlan)> {
+    [Dialect::CloudInitV1, Dialect::CloudInitV2, Dialect::OpenStack]
+        .into_iter()
+        .flat_map(|d| plans().map(|(n, p)| (d, n, p)))
 }
