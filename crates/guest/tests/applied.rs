@@ -4,8 +4,16 @@
 mod support;
 
 use multihome_guest::{Dialect, File, render};
-use support::fixtures::{dual, foreign, guest, three};
+use multihome_plan::route::RoutePlan;
+use support::fixtures::{dual, foreign, guest, served, three};
 use support::lab::{Lab, can_have_namespaces, have};
+
+/// Every plan on networks that Multihome serves or guards; and one where servers name routers on secondaries, too.
+fn labs() -> impl Iterator<Item = (&'static str, RoutePlan, Lab)> {
+    let plans = [("three", three()), ("dual", dual()), ("foreign", foreign()), ("served", served())];
+    let rogue = || ("three, routers everywhere", three(), Lab::with_routers_everywhere(three()));
+    plans.into_iter().map(|(n, p)| (n, p.clone(), Lab::new(p))).chain(std::iter::once_with(rogue))
+}
 
 #[test]
 fn commands_of_iproute2() {
@@ -30,8 +38,7 @@ fn systemd_networkd() {
     if !can_have_namespaces("systemd_networkd") || !have("systemd_networkd", &[networkd, "dnsmasq"]) {
         return;
     }
-    for (name, plan) in [("three", three()), ("dual", dual()), ("foreign", foreign())] {
-        let mut lab = Lab::new(plan.clone());
+    for (name, plan, mut lab) in labs() {
         lab.install(&render(Dialect::Networkd, &guest(plan)));
         lab.start("networkd", networkd);
         lab.expect(&format!("networkd, {name}"), 20);
@@ -45,8 +52,7 @@ fn netplan_with_networkd() {
     if !can_have_namespaces(test) || !have(test, &[networkd, "netplan", "dnsmasq"]) {
         return;
     }
-    for (name, plan) in [("three", three()), ("dual", dual()), ("foreign", foreign())] {
-        let mut lab = Lab::new(plan.clone());
+    for (name, plan, mut lab) in labs() {
         lab.install(&render(Dialect::Netplan, &guest(plan)));
         // The lab's devices have no permanent address, by which netplan has networkd match.
         lab.run("netplan generate && sed -i s/^PermanentMACAddress=/MACAddress=/ /run/systemd/network/*.network");
@@ -61,8 +67,7 @@ fn network_manager() {
     if !can_have_namespaces(test) || !have(test, &["NetworkManager", "dbus-daemon", "dnsmasq"]) {
         return;
     }
-    for (name, plan) in [("three", three()), ("dual", dual()), ("foreign", foreign())] {
-        let mut lab = Lab::new(plan.clone());
+    for (name, plan, mut lab) in labs() {
         lab.install(&render(Dialect::NetworkManager, &guest(plan)));
         lab.start_network_manager();
         lab.expect(&format!("NetworkManager, {name}"), 30);
@@ -74,8 +79,7 @@ fn ifupdown() {
     if !can_have_namespaces("ifupdown") || !have("ifupdown", &["ifup", "dhclient", "dnsmasq"]) {
         return;
     }
-    for (name, plan) in [("three", three()), ("dual", dual()), ("foreign", foreign())] {
-        let lab = Lab::new(plan.clone());
+    for (name, plan, lab) in labs() {
         let files = render(Dialect::Ifupdown, &guest(plan));
         lab.install(&files);
         lab.name_devices(&files);

@@ -158,6 +158,27 @@ pub fn foreign() -> RoutePlan {
     ])
 }
 
+/// Two NICs that ask our servers for everything, in both families; the first holds both default routes.
+pub fn served() -> RoutePlan {
+    let s = DhcpMode::Server;
+    plan_of(&[
+        Shape {
+            name: "web-a",
+            mac: 0x40,
+            mtu: 1500,
+            ipv4: Some((subnet("10.1.0.0/24", s, Some("10.1.0.1"), None, &[]), Some("10.1.0.5"))),
+            ipv6: Some((subnet("fd00:1::/64", s, Some("fd00:1::1"), None, &[]), Some("fd00:1::5"))),
+        },
+        Shape {
+            name: "web-b",
+            mac: 0x41,
+            mtu: 1400,
+            ipv4: Some((subnet("10.2.0.0/24", s, Some("10.2.0.1"), Some("10.60.0.0/16"), &[]), Some("10.2.0.5"))),
+            ipv6: Some((subnet("fd00:2::/64", s, Some("fd00:2::1"), None, &[]), Some("fd00:2::5"))),
+        },
+    ])
+}
+
 /// A guest with a plan.
 pub fn guest(plan: RoutePlan) -> Guest {
     let mut g = Guest::new("web", "i-0c0ffee0", plan);

@@ -65,6 +65,15 @@ pub struct Lab {
 impl Lab {
     /// Makes the namespaces and NICs, all down, and starts DHCP where the plan has it.
     pub fn new(plan: RoutePlan) -> Self {
+        Self::with(plan, false)
+    }
+
+    /// The same on networks whose servers name a router to whoever asks, as servers do that know of no plan.
+    pub fn with_routers_everywhere(plan: RoutePlan) -> Self {
+        Self::with(plan, true)
+    }
+
+    fn with(plan: RoutePlan, routers: bool) -> Self {
         let id = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let (guest, networks) = (format!("mhg{id}"), format!("mhn{id}"));
         let dir = tempfile::tempdir().unwrap();
@@ -77,12 +86,16 @@ impl Lab {
             output(Command::new("ip").args(["netns", "add", ns]));
             output(Command::new("ip").args(["-n", ns, "link", "set", "lo", "up"]));
         }
+        // Routers forward, or their neighbour advertisements say that they are none; and have their addresses at once.
+        let sysctl =
+            "cd /proc/sys/net/ipv6/conf; echo 1 >all/forwarding; echo 0 >default/accept_dad; echo 0 >all/accept_dad";
+        output(Command::new("nsenter").arg(format!("--net=/run/netns/{networks}")).args(["--", "sh", "-ec", sysctl]));
         let mut lab = Lab { plan, guest, networks, dir, children: vec![], holder: 0 };
         for (i, nic) in lab.plan.nics.iter().enumerate() {
             lab.cable(i, nic);
         }
         lab.hold();
-        lab.serve();
+        lab.serve(routers);
         lab
     }
 
@@ -115,14 +128,14 @@ impl Lab {
     }
 
     /// dnsmasq, told what the plan says: the router to primaries only, specific routes whether the client asks or not.
-    fn serve(&mut self) {
+    fn serve(&mut self, routers: bool) {
         let mut conf = String::from("port=0\nno-ping\nleasefile-ro\ndhcp-authoritative\nno-hosts\nno-resolv\n");
         let mut serves = false;
         for (i, nic) in self.plan.nics.iter().enumerate() {
             for f in [&nic.ipv4, &nic.ipv6].into_iter().flatten() {
                 if matches!(f.method, Method::Server | Method::Guard) {
                     serves = true;
-                    conf += &subnet_conf(i, nic, f);
+                    conf += &subnet_conf(i, nic, f, routers);
                 }
             }
         }
@@ -304,7 +317,7 @@ fn prefix_bits(f: &FamilyPlan) -> Option<u8> {
     Some(f.address.map_or(if f.gateway?.is_ipv4() { 24 } else { 64 }, |a| a.prefix_len()))
 }
 
-fn subnet_conf(index: usize, nic: &NicPlan, f: &FamilyPlan) -> String {
+fn subnet_conf(index: usize, nic: &NicPlan, f: &FamilyPlan, routers: bool) -> String {
     let (tag, mac) = (format!("n{index}"), nic.mac);
     let Some(gateway) = f.gateway else { return String::new() };
     // A foreign server gives an address of its own choice.
@@ -316,7 +329,9 @@ fn subnet_conf(index: usize, nic: &NicPlan, f: &FamilyPlan) -> String {
             let mut out = format!("interface=net{index}\ndhcp-range=set:{tag},{network},static,255.255.255.0,1h\n");
             out += &format!("dhcp-host={mac},{address}\ndhcp-option-force=tag:{tag},26,{}\n", nic.mtu);
             let mut routes = hop(f);
-            if f.default_route {
+            if routers && !f.default_route {
+                out += &format!("dhcp-option=tag:{tag},3,{g}\n");
+            } else if f.default_route {
                 routes.push(format!("0.0.0.0/0,{g}"));
                 out += &format!("dhcp-option=tag:{tag},3,{g}\n");
                 f.dns.iter().for_each(|d| out += &format!("dhcp-option=tag:{tag},6,{d}\n"));
@@ -332,7 +347,7 @@ fn subnet_conf(index: usize, nic: &NicPlan, f: &FamilyPlan) -> String {
             let network = last_octet(g.into(), 0);
             let mut out = format!("interface=net{index}\nenable-ra\ndhcp-range=set:{tag},{network},static,64,1h\n");
             // Router lifetime 0 on a secondary.
-            out += &format!("ra-param=net{index},5,{}\n", if f.default_route { 1800 } else { 0 });
+            out += &format!("ra-param=net{index},5,{}\n", if f.default_route || routers { 1800 } else { 0 });
             out + &format!("dhcp-host={mac},[{address}]\n")
         }
     }
