@@ -6,7 +6,7 @@ mod support;
 
 use multihome_guest::{Dialect, Guest, metadata, render};
 use multihome_plan::route::RoutePlan;
-use support::fixtures::{dual, foreign, guest, three};
+use support::fixtures::{dual, foreign, guest, served, three};
 use support::lab::{Lab, can_have_namespaces, have, kernel_name};
 use support::metadata_server::{EC2, python, serve};
 
@@ -21,8 +21,8 @@ for p in email.message_from_file(open(sys.argv[1])).walk():
 END
 "##;
 
-fn plans() -> [(&'static str, RoutePlan); 3] {
-    [("three", three()), ("dual", dual()), ("foreign", foreign())]
+fn plans() -> [(&'static str, RoutePlan); 4] {
+    [("three", three()), ("dual", dual()), ("foreign", foreign()), ("served", served())]
 }
 
 /// The seed in the guest, rendered for one renderer, with the files in place.
