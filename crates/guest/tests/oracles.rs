@@ -7,7 +7,7 @@ use std::process::Command;
 
 use multihome_guest::{Dialect, File, metadata, render, seed};
 use serde_json::{Value, json};
-use support::fixtures::{dual, foreign, guest, three};
+use support::fixtures::{dual, foreign, guest, served, three};
 use support::lab::{have, output};
 use support::metadata_server::{EC2, python, serve};
 
@@ -212,6 +212,38 @@ fn netplan_renders_for_network_manager() {
             let v4 = nic.ipv4.as_ref().filter(|f| !f.default_route && f.method != multihome_plan::route::Method::None);
             let asks = text.contains("[ipv4]\nmethod=auto");
             assert!(v4.is_none() || !asks || text.contains("never-default=true"), "{text}");
+        }
+    }
+}
+
+/// cloud-init's renderer for RHEL and SUSE, whose tools are not in Debian: its files name one default route per family at
+/// most, where the plan has a static one, and no table.
+#[test]
+fn cloud_init_renders_sysconfig_with_one_default_route() {
+    if !have("cloud_init_renders_sysconfig_with_one_default_route", &["cloud-init"]) {
+        return;
+    }
+    let sources = [Dialect::CloudInitV1, Dialect::CloudInitV2];
+    for (plan, v4, v6) in [(three(), 0, 1), (dual(), 1, 1), (foreign(), 0, 0), (served(), 0, 0)] {
+        for (distribution, dialect) in ["centos", "opensuse"].iter().flat_map(|d| sources.map(|s| (d, s))) {
+            let dir = tempfile::tempdir().unwrap();
+            write_all(dir.path(), &render(dialect, &guest(plan.clone())));
+            let mut c = Command::new("cloud-init");
+            c.current_dir(dir.path()).args(["devel", "net-convert", "-p", "network-config", "-k", "yaml", "-d", "out"]);
+            output(c.args(["-D", distribution, "-O", "sysconfig"]));
+            let text = output(Command::new("grep").args(["-rhs", ""]).arg(dir.path().join("out/etc/sysconfig")));
+            let count = |wanted: &[&str]| {
+                let hit = |l: &str| wanted.iter().any(|w| l.starts_with(w));
+                text.lines().filter(|l| hit(l)).count()
+            };
+            let what = format!("{dialect}, {distribution}: {text}");
+            // Upstream's renderer writes no routes for SUSE at all; SUSE's package is patched.
+            let (v4, v6) = if *distribution == "opensuse" { (0, 0) } else { (v4, v6) };
+            assert_eq!(count(&["GATEWAY=", "GATEWAY0=0", "default ", "0.0.0.0/0 "]), v4, "{what}");
+            assert_eq!(count(&["IPV6_DEFAULTGW=", "::/0 "]), v6, "{what}");
+            let dropped = count(&["10.60.0.0/16 ", "ADDRESS0=10.60.0.0", "ADDRESS1=10.60.0.0"]) == 0;
+            assert!(dropped == (*distribution == "opensuse" || plan.nics.len() == 3 && v6 == 0), "{what}");
+            assert!(!text.contains("table"), "{what}");
         }
     }
 }

@@ -253,8 +253,8 @@ impl Lab {
         observed(&self.guest, &self.plan)
     }
 
-    /// Waits until the kernel holds what the plan says, and still does a second later.
-    pub fn expect(&self, dialect: &str, seconds: u64) {
+    /// What keeps the kernel from the planned state, after some time to get there; a second more where nothing does.
+    pub fn settle(&self, seconds: u64) -> Vec<String> {
         let want = expected(&self.plan);
         let end = Instant::now() + Duration::from_secs(seconds);
         let mut left = want.differences(&self.observed());
@@ -266,6 +266,12 @@ impl Lab {
             std::thread::sleep(Duration::from_secs(1));
             left = want.differences(&self.observed());
         }
+        left
+    }
+
+    /// Waits until the kernel holds what the plan says, and still does a second later.
+    pub fn expect(&self, dialect: &str, seconds: u64) {
+        let left = self.settle(seconds);
         let seen = self.observed();
         for family in [Family::IPv4, Family::IPv6] {
             assert!(seen.default_routes(family).count() <= 1, "{dialect}: {:?}", seen.routes);
