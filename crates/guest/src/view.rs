@@ -55,7 +55,7 @@ pub(crate) struct Stack<'a> {
 
 impl Guest {
     /// The name of a NIC's device in the guest: what the guest is known to use; else the NIC's own name, without the VM's
-    /// in front; else, where that is no good name, `nic` and the last three octets of its MAC. It changes with nothing but
+    /// in front and with a digit at its end; else, where that is no good name, `nic` and the last three octets of its MAC. It changes with nothing but
     /// the NIC itself. Names of the kernel's own kind (`eth0`) are never given out, because two devices that swap such
     /// names stand in each other's way (systemd.link(5), `Name=`).
     pub fn device(&self, nic: &NicPlan) -> String {
@@ -66,7 +66,7 @@ impl Guest {
         let others: BTreeSet<&str> = self.devices.values().map(String::as_str).collect();
         let twice = self.plan.nics.iter().filter(|n| own_name(&self.name, &n.name) == wish).count() > 1;
         match wish {
-            Some(n) if !twice && !others.contains(n) => n.to_owned(),
+            Some(n) if !twice && !others.contains(n.as_str()) => n,
             _ => format!("nic{}", &nic.mac.hex()[6..]),
         }
     }
@@ -89,17 +89,18 @@ impl Guest {
     }
 }
 
-/// A NIC's name where it can be a device's: no name of the kernel's own kind, and none that sysctl or tools give a meaning.
-fn own_name<'a>(vm: &str, nic: &'a str) -> Option<&'a str> {
+/// A NIC's name where it can be a device's: no name of the kernel's own kind, and none that sysctl gives a meaning. It ends
+/// in a digit, because iproute2 takes words like `a` or `up` for its own (`ip link set a up` sets an address).
+fn own_name(vm: &str, nic: &str) -> Option<String> {
     let name = nic.strip_prefix(vm).and_then(|n| n.strip_prefix('-')).unwrap_or(nic);
+    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    let device = if stem == name { format!("{name}0") } else { name.to_owned() };
     let characters = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
-    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
     let taken = ["eth", "lo", "all", "default", "wlan", "bond", "br", "docker", "dummy", "tun", "tap", "veth", "virbr"];
-    let ok = starts && characters && name.len() <= 15 && !taken.contains(&stem);
     // Predictable names of systemd: eno1, ens3, enp1s0, enx525400000010.
     let predictable = name.starts_with("en") && name.bytes().any(|b| b.is_ascii_digit());
-    (ok && !predictable).then_some(name)
+    (starts && characters && device.len() <= 15 && !taken.contains(&stem) && !predictable).then_some(device)
 }
 
 impl<'a> Nic<'a> {
@@ -239,11 +240,11 @@ mod tests {
     fn devices_are_named_after_their_nics_unless_the_guest_is_known_to_call_them_otherwise() {
         let mut g = guest(three());
         let names = |g: &Guest| g.nics().iter().map(|n| n.device.clone()).collect::<Vec<_>>();
-        assert_eq!(names(&g), ["mgmt", "storage", "lab"]);
+        assert_eq!(names(&g), ["mgmt0", "storage0", "lab0"]);
         g.devices.insert("web-storage".into(), "ens4".into());
-        assert_eq!(names(&g), ["mgmt", "ens4", "lab"]);
+        assert_eq!(names(&g), ["mgmt0", "ens4", "lab0"]);
         g.devices.insert("web-storage".into(), "../etc/x".into());
-        assert_eq!(names(&g), ["mgmt", "storage", "lab"]);
+        assert_eq!(names(&g), ["mgmt0", "storage0", "lab0"]);
     }
 
     #[test]
@@ -253,8 +254,9 @@ mod tests {
         {
             assert_eq!(own_name("web", bad), None, "{bad}");
         }
-        assert_eq!(own_name("web", "web-storage"), Some("storage"));
-        assert_eq!(own_name("web", "entry"), Some("entry"));
+        assert_eq!(own_name("web", "web-storage"), Some("storage0".into()));
+        assert_eq!(own_name("web", "entry"), Some("entry0".into()));
+        assert_eq!(own_name("web", "web-lan7"), Some("lan7".into()));
     }
 
     #[test]
@@ -262,6 +264,6 @@ mod tests {
         let mut g = guest(three());
         g.plan.nics[1].name = "mgmt".into();
         let names: Vec<String> = g.nics().iter().map(|n| n.device.clone()).collect();
-        assert_eq!(names, ["nic000010", "nic000011", "lab"]);
+        assert_eq!(names, ["nic000010", "nic000011", "lab0"]);
     }
 }
