@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use multihome_guest::Dialect;
 
 /// Any number of networks per virtual machine, exactly one default route.
 #[derive(Debug, Parser)]
@@ -51,6 +53,9 @@ pub enum Command {
     /// Virtual machines
     #[command(subcommand)]
     Vm(VmCommand),
+    /// What a guest's own configuration should say
+    #[command(subcommand)]
+    Guest(GuestCommand),
     /// Images in this node's store
     #[command(subcommand)]
     Image(ImageCommand),
@@ -329,6 +334,46 @@ pub struct VmExec {
     /// Program and arguments, after --
     #[arg(last = true, required = true)]
     pub command: Vec<String>,
+}
+
+/// `guest …`
+#[derive(Debug, Subcommand)]
+pub enum GuestCommand {
+    /// Print a VM's network configuration in the dialect of what configures its guest
+    Config(GuestConfig),
+}
+
+/// `guest config`
+#[derive(Debug, Args)]
+pub struct GuestConfig {
+    /// vm/NAME. With --filename, default: the only VM there
+    #[arg(required_unless_present = "filename")]
+    pub target: Option<String>,
+    /// What configures the guest's network
+    #[arg(long, value_parser = dialects())]
+    pub dialect: Dialect,
+    /// Take the VM from a manifest instead of the API; - for standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub filename: Vec<PathBuf>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub output: TextFormat,
+    /// Write the files below this directory instead of printing them
+    #[arg(long, value_name = "DIR")]
+    pub write_to: Option<PathBuf>,
+}
+
+/// How to print files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TextFormat {
+    /// As they are, each below its path
+    Text,
+    /// JSON
+    Json,
+}
+
+fn dialects() -> impl TypedValueParser<Value = Dialect> {
+    PossibleValuesParser::new(Dialect::ALL.map(Dialect::name)).try_map(|s| s.parse::<Dialect>())
 }
 
 /// `image …`

@@ -150,6 +150,17 @@ async fn the_life_of_networks_and_nics() {
     snapshot!("describe", s.run("multihome describe nic web-vlan").await);
     snapshot!("trace", s.run("multihome trace nic/web-vlan").await);
     snapshot!("vm-list", s.run("multihome vm list").await);
+    let mut text = String::new();
+    for line in [
+        "vm/web --dialect networkd",
+        "vm/web --dialect ifcfg-suse -o json",
+        "vm/nobody --dialect ip",
+        "web --dialect ip",
+    ] {
+        text += &format!("$ multihome guest config {line}\n");
+        text += &s.run(&format!("multihome guest config {line}")).await;
+    }
+    snapshot!("guest-config", text);
     snapshot!("vm-exec-stopped", s.run("multihome vm exec web -- true").await);
     snapshot!("vm-reset-stopped", s.run("multihome vm reset web").await);
     snapshot!("vm-reboot-stopped", s.run("multihome vm reboot web").await);
@@ -337,6 +348,29 @@ fn what_needs_no_server() {
     let help = Cli::try_parse_from(["multihome", "--help"]).unwrap_err().to_string();
     snapshot!("help", help);
     snapshot!("no-kubeconfig", offline("multihome --kubeconfig /nowhere/kubeconfig get net"));
+}
+
+#[test]
+fn guest_config_without_a_server() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/three-networks.yaml");
+    let dir = tempfile::tempdir().unwrap();
+    let below = dir.path().display().to_string();
+    let mut text = String::new();
+    for options in [
+        "--dialect netplan".to_owned(),
+        "--dialect cloud-init-v2".to_owned(),
+        "vm/nobody --dialect netplan".to_owned(),
+        format!("--dialect networkmanager --write-to {below}"),
+    ] {
+        text += &format!("$ multihome guest config {options}\n");
+        text += &offline(&format!("multihome guest config {options} -f {path}"));
+    }
+    snapshot!("guest-config-offline", text.replace(&below, "DIR"));
+    let keyfile = std::fs::read_dir(dir.path().join("etc/NetworkManager/system-connections")).unwrap().next().unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&keyfile.unwrap().metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let refused = Cli::try_parse_from(["multihome", "guest", "config", "vm/web", "--dialect", "systemd"]).unwrap_err();
+    assert!(refused.to_string().contains("cloud-init-v1, cloud-init-v2, netplan, networkd"), "{refused}");
 }
 
 #[test]

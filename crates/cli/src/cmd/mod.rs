@@ -7,6 +7,7 @@ mod describe;
 mod docs;
 mod doctor;
 mod get;
+mod guest;
 mod image;
 mod network;
 mod nic;
@@ -18,7 +19,7 @@ mod vm;
 use clap::CommandFactory;
 use kube::Client;
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, GuestCommand};
 use crate::{CliError, CliResult, Output, client};
 
 pub use plan::plan_text;
@@ -48,6 +49,7 @@ pub async fn run(cli: Cli, out: &mut Output) -> CliResult {
     match &cli.command {
         Command::Serve(args) => return serve::run(&cli, args).await,
         Command::Plan(args) => return plan::run(args, out),
+        Command::Guest(GuestCommand::Config(args)) if !args.filename.is_empty() => return guest::offline(args, out),
         Command::Image(args) => return image::run(&cli, args, out),
         Command::Teardown(args) => return serve::teardown(&cli, args).await,
         Command::ReferenceDocs(args) => return docs::run(&args.dir),
@@ -87,6 +89,7 @@ pub async fn run_with(command: &Command, ctx: &Context, out: &mut Output) -> Cli
         Command::Network(c) => network::run(ctx, c, out).await,
         Command::Nic(c) => nic::run(ctx, c, out).await,
         Command::Vm(c) => vm::run(ctx, c, out).await,
+        Command::Guest(GuestCommand::Config(args)) => guest::run(ctx, args, out).await,
         Command::Doctor(args) => doctor::run(ctx, args, out).await,
         Command::Trace(args) => trace::run(ctx, args, out).await,
         Command::Demo(args) => demo::run(ctx, args).await,

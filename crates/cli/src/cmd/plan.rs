@@ -66,13 +66,14 @@ impl Lookup for Shelf {
     }
 }
 
-struct Planned {
+pub(super) struct Planned {
     tables: Tables,
-    vms: Vec<Key>,
+    /// The VMs that the manifests describe.
+    pub(super) vms: Vec<Key>,
 }
 
 impl Planned {
-    fn from_documents(documents: &[Value]) -> Result<Self, CliError> {
+    pub(super) fn from_documents(documents: &[Value]) -> Result<Self, CliError> {
         let mut p = Planned { tables: Tables::default(), vms: vec![] };
         let mut shelf = Shelf::default();
         for d in documents {
@@ -192,7 +193,7 @@ impl Planned {
         self.vms.iter().map(plan).collect()
     }
 
-    fn plan_of(&self, key: &Key) -> (Vec<vm::VmNicView>, route::RoutePlan) {
+    pub(super) fn plan_of(&self, key: &Key) -> (Vec<vm::VmNicView>, route::RoutePlan) {
         let views = vm::nics(&self.tables, key);
         let plan = vm::route_plan(&views);
         (views, plan)
