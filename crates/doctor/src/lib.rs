@@ -2,6 +2,8 @@
 //!
 //! The rules are pure; whoever observes hands in a [`VmObservation`]. Every finding carries its evidence and what to do.
 
+pub mod collect;
+pub mod machine;
 mod rules;
 
 use serde::Serialize;
