@@ -95,7 +95,8 @@ pub(super) fn dhclient(content: &str, path: &str) -> Vec<Lease> {
         let block = block.split('}').next().unwrap_or_default();
         let mut l = Lease { client: "dhclient".into(), source: path.into(), ..Lease::default() };
         for statement in block.split(';').map(str::trim) {
-            let (key, value) = statement.strip_prefix("option ").unwrap_or(statement).split_once(' ').unwrap_or_default();
+            let (key, value) =
+                statement.strip_prefix("option ").unwrap_or(statement).split_once(' ').unwrap_or_default();
             let value = value.trim();
             match key {
                 "interface" => value.trim_matches('"').clone_into(&mut l.link),

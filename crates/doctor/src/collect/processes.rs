@@ -66,7 +66,8 @@ fn clients(pid: u32, program: &str, args: &[String], command: &str, o: &mut Mach
     let links: Vec<Option<String>> = if on.is_empty() { vec![None] } else { on.into_iter().map(Some).collect() };
     for link in links {
         // dhcpcd splits itself into several processes.
-        let known = program == "dhcpcd" && o.clients.iter().any(|c| c.program == program && (c.link == link || c.link.is_none()));
+        let known = program == "dhcpcd"
+            && o.clients.iter().any(|c| c.program == program && (c.link == link || c.link.is_none()));
         if !known {
             o.clients.push(DhcpClient { pid, program: program.into(), link, ipv6, command: command.trim().into() });
         }

@@ -164,9 +164,13 @@ pub fn dialect(o: &MachineObservation) -> Dialect {
     if let Some(d) = order.into_iter().find(|d| configured(*d)) {
         return d;
     }
-    let running =
-        [("NetworkManager", Dialect::NetworkManager), ("systemd-networkd", Dialect::Networkd), ("wickedd", Dialect::Wicked)];
-    if let Some((_, d)) = running.into_iter().find(|(m, d)| runs(m) && (configured(*d) || !configured(Dialect::Ifupdown)))
+    let running = [
+        ("NetworkManager", Dialect::NetworkManager),
+        ("systemd-networkd", Dialect::Networkd),
+        ("wickedd", Dialect::Wicked),
+    ];
+    if let Some((_, d)) =
+        running.into_iter().find(|(m, d)| runs(m) && (configured(*d) || !configured(Dialect::Ifupdown)))
     {
         return d;
     }
@@ -174,7 +178,11 @@ pub fn dialect(o: &MachineObservation) -> Dialect {
     if let Some(d) = rest.into_iter().find(|d| configured(*d)) {
         return d;
     }
-    if runs("dhcpcd") || o.configs.iter().any(|f| f.path == "/etc/dhcpcd.conf") { Dialect::Dhcpcd } else { Dialect::Plain }
+    if runs("dhcpcd") || o.configs.iter().any(|f| f.path == "/etc/dhcpcd.conf") {
+        Dialect::Dhcpcd
+    } else {
+        Dialect::Plain
+    }
 }
 
 /// The line of a file, from 1, that contains a word by itself: not as a part of a longer number or name.
@@ -186,9 +194,9 @@ pub fn find_word<'a>(files: &'a [ConfigFile], word: &str) -> Option<(&'a str, us
             if code.starts_with('#') || code.starts_with(';') {
                 return None;
             }
-            let hit = line.match_indices(word).any(|(at, _)| {
-                !line[..at].ends_with(inside) && !line[at + word.len()..].starts_with(inside)
-            });
+            let hit = line
+                .match_indices(word)
+                .any(|(at, _)| !line[..at].ends_with(inside) && !line[at + word.len()..].starts_with(inside));
             hit.then_some((f.path.as_str(), i + 1, line))
         })
     })
@@ -225,6 +233,11 @@ fn mac(text: &str) -> Option<String> {
     let m = text.trim().trim_matches(['"', '\'']).to_ascii_lowercase().replace('-', ":");
     let good = m.len() == 17 && m.split(':').all(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()));
     (good && m.split(':').count() == 6).then_some(m)
+}
+
+/// Whether a word is a MAC address, however it is written.
+pub fn same_mac(word: &str, of: &str) -> bool {
+    mac(word).is_some_and(|m| m == of)
 }
 
 fn truth(text: &str) -> bool {

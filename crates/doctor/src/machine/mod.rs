@@ -1,8 +1,10 @@
 //! Judges any Linux machine, whoever manages it, from what was observed of it. Pure: no I/O here.
 
 mod config;
+pub mod fix;
 mod observation;
 mod query;
+mod rules;
 mod show;
 
 pub use config::{Dialect, NicConfig, dialect, find_word, nics as configured_nics};
@@ -11,3 +13,4 @@ pub use observation::{
     Resolver, Route, Rule,
 };
 pub use query::{Family, devices, is_default, is_global, subnet};
+pub use rules::{Diagnosis, examine_machine};

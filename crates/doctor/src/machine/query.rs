@@ -43,8 +43,22 @@ impl Family {
 
 /// Kinds of links that belong to something else than the machine's own way out.
 const OTHERS: [&str; 16] = [
-    "dummy", "tun", "wireguard", "ipip", "sit", "gre", "gretap", "ip6tnl", "ip6gre", "vti", "xfrm", "ifb", "nlmon",
-    "vrf", "vcan", "netkit",
+    "dummy",
+    "tun",
+    "wireguard",
+    "ipip",
+    "sit",
+    "gre",
+    "gretap",
+    "ip6tnl",
+    "ip6gre",
+    "vti",
+    "xfrm",
+    "ifb",
+    "nlmon",
+    "vrf",
+    "vcan",
+    "netkit",
 ];
 /// Bridges that container engines and libvirt make, by the beginnings of their names.
 const FOREIGN_BRIDGES: [&str; 9] = ["docker", "br-", "virbr", "cni", "podman", "lxcbr", "lxdbr", "incusbr", "mhb"];
@@ -57,10 +71,7 @@ impl MachineObservation {
 
     /// Addresses of a link, of one family, that others can reach: neither link-local nor the host's own.
     pub fn global(&self, link: &str, family: Family) -> Vec<&Address> {
-        self.addresses
-            .iter()
-            .filter(|a| a.link == link && Family::of(a.net.addr()) == family && is_global(a))
-            .collect()
+        self.addresses.iter().filter(|a| a.link == link && Family::of(a.net.addr()) == family && is_global(a)).collect()
     }
 
     /// All addresses of a link.

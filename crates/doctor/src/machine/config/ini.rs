@@ -66,7 +66,9 @@ pub(super) fn keyfile(file: &ConfigFile) -> Vec<NicConfig> {
             ("connection", "id") => value.clone_into(&mut c.id),
             ("connection", "interface-name") => c.names.push(value.to_owned()),
             ("connection", "master" | "controller") => c.master = true,
-            ("match", "interface-name") => c.names.extend(value.split(';').filter(|n| !n.is_empty()).map(str::to_owned)),
+            ("match", "interface-name") => {
+                c.names.extend(value.split(';').filter(|n| !n.is_empty()).map(str::to_owned))
+            }
             ("ethernet" | "802-3-ethernet", "mac-address") => c.macs.extend(mac(value).map(|m| (m, line))),
             ("ipv4", "method") => {
                 c.dhcp4 = Some(value == "auto");

@@ -72,7 +72,10 @@ fn ifcfg_and_wicked_are_read() {
             "/etc/sysconfig/network-scripts/ifcfg-eth1",
             "HWADDR=52:54:00:00:00:11\nBOOTPROTO=none\nIPADDR0=10.1.0.5\nDEFROUTE=no\n",
         ),
-        file("/etc/sysconfig/network-scripts/route-eth1", "default via 10.1.0.1 dev eth1 table 101\n10.5.0.0/16 via 10.1.0.1\n"),
+        file(
+            "/etc/sysconfig/network-scripts/route-eth1",
+            "default via 10.1.0.1 dev eth1 table 101\n10.5.0.0/16 via 10.1.0.1\n",
+        ),
         file("/etc/sysconfig/network/ifcfg-eth2", "BOOTPROTO='dhcp4'\nDHCLIENT_SET_DEFAULT_ROUTE='no'\n"),
         file("/etc/sysconfig/network/ifroute-eth2", "default 10.2.0.1 - eth2\n"),
     ]);
@@ -99,7 +102,8 @@ fn interfaces_are_read() {
 
 #[test]
 fn words_are_found_whole_and_outside_comments() {
-    let files = [file("/etc/rc.local", "# ip addr add 10.1.0.5/24\nip addr add 10.1.0.50/24 dev eth1\nip a add 10.1.0.5/24\n")];
+    let files =
+        [file("/etc/rc.local", "# ip addr add 10.1.0.5/24\nip addr add 10.1.0.50/24 dev eth1\nip a add 10.1.0.5/24\n")];
     assert_eq!(find_word(&files, "10.1.0.5").map(|f| f.1), Some(3));
     assert_eq!(find_word(&files, "10.1.0"), None);
 }
@@ -127,7 +131,17 @@ fn broken_files_say_nothing_and_break_nothing() {
         "/etc/network/interfaces",
         "/etc/sysconfig/network/ifcfg-a",
     ] {
-        for text in ["", "\u{0}\u{1}", "network: [", "[", "iface", "=", "iface eth0", "[Route]\nGateway=", "network: {ethernets: 5}"] {
+        for text in [
+            "",
+            "\u{0}\u{1}",
+            "network: [",
+            "[",
+            "iface",
+            "=",
+            "iface eth0",
+            "[Route]\nGateway=",
+            "network: {ethernets: 5}",
+        ] {
             let _ = nics(&[file(path, text)]);
         }
     }
