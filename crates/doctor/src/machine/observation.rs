@@ -280,6 +280,27 @@ pub struct PathMtu {
     pub lost: Option<u32>,
 }
 
+/// Words in keys of configuration files whose values are nobody else's business.
+const SECRETS: [&str; 6] = ["psk", "password", "secret", "passphrase", "private-key", "wep-key"];
+
+impl MachineObservation {
+    /// The same without passwords and keys in configuration files, to be given to somebody else.
+    #[must_use]
+    pub fn without_secrets(&self) -> Self {
+        let mut clean = self.clone();
+        for file in &mut clean.configs {
+            let lines = file.text.lines().map(|l| {
+                let (key, _) = l.split_once(['=', ':']).unwrap_or((l, ""));
+                let low = key.to_lowercase().replace('_', "-");
+                let secret = SECRETS.iter().any(|s| low.contains(s));
+                if secret { format!("{key}# left out\n") } else { format!("{l}\n") }
+            });
+            file.text = lines.collect();
+        }
+        clean
+    }
+}
+
 /// What the person at the keyboard says about the machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {

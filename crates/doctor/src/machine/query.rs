@@ -92,6 +92,8 @@ impl MachineObservation {
         match l.kind.as_str() {
             "" => true,
             _ if l.hardware => true,
+            // Multihome's own legs and ways out of routing domains.
+            "veth" if l.name.starts_with("mhe") || l.name.starts_with("mhl") => false,
             "veth" => {
                 let named = ["eth", "en", "net"].iter().any(|p| l.name.starts_with(p));
                 !self.has_hardware() && l.foreign_peer && l.master.is_none() && (named || self.has_global(&l.name))
