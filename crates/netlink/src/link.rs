@@ -228,6 +228,8 @@ pub struct Link {
     pub promiscuity: u32,
     /// VXLAN network identifier, of VXLAN devices.
     pub vni: Option<u32>,
+    /// The device that tunnels leave by, by index, of VXLAN devices that name one; 0 if none.
+    pub underlay: u32,
     /// UDP port, of VXLAN devices.
     pub vxlan_port: Option<u16>,
     /// The own tunnel address, of VXLAN devices.
@@ -600,6 +602,7 @@ fn parse_data(link: &mut Link, data: &[u8]) {
             ("tun", TUN_MULTI_QUEUE) => link.multi_queue = a.u8() != 0,
             ("vlan", 1) => link.vlan = Some(a.u16()),
             ("vxlan", VXLAN_ID) => link.vni = Some(a.u32()),
+            ("vxlan", VXLAN_LINK) => link.underlay = a.u32(),
             ("vxlan", VXLAN_PORT) => link.vxlan_port = Some(u16::from_be(a.u16())),
             ("vxlan", VXLAN_LOCAL) => {
                 link.vxlan_local = <[u8; 4]>::try_from(a.data).ok().map(IpAddr::from);

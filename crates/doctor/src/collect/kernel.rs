@@ -1,6 +1,7 @@
 //! The kernel's state, by netlink and `/proc/sys`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
@@ -19,6 +20,8 @@ pub(super) fn read(o: &mut MachineObservation) -> Result<Indexes> {
     let links = rtnl.links()?;
     let indexes: Indexes = links.iter().map(|l| (l.index, l.name.clone())).collect();
     let name = |index: u32| indexes.get(&index).cloned();
+    let locals: Vec<(String, IpAddr)> =
+        links.iter().filter_map(|l| Some((l.name.clone(), l.vxlan_local.filter(|_| l.underlay == 0)?))).collect();
     for l in links {
         let hardware = !l.bus.is_empty() || (l.kind.is_empty() && !l.loopback && l.mac.is_some());
         o.links.push(Link {
@@ -33,13 +36,18 @@ pub(super) fn read(o: &mut MachineObservation) -> Result<Indexes> {
             mac: l.mac.filter(|_| !l.loopback).map(mac),
             permanent_mac: l.permanent_mac.map(mac),
             master: if l.master == 0 { None } else { name(l.master) },
-            parent: if l.parent == 0 || l.parent_netnsid.is_some() { None } else { name(l.parent) },
+            parent: below(&l).and_then(name),
             foreign_peer: l.parent_netnsid.is_some(),
             kind: l.kind,
             name: l.name,
         });
     }
     addresses(&mut rtnl, &indexes, o)?;
+    for (tunnel, ip) in locals {
+        // A tunnel that names no device leaves by the one that has its address.
+        let by = o.addresses.iter().find(|a| a.net.addr() == ip).map(|a| a.link.clone());
+        o.links.iter_mut().filter(|l| l.name == tunnel).for_each(|l| l.parent.clone_from(&by));
+    }
     routes(&mut rtnl, &indexes, o)?;
     rules(&mut rtnl, o)?;
     for n in rtnl.neighbour_infos()? {
@@ -50,6 +58,12 @@ pub(super) fn read(o: &mut MachineObservation) -> Result<Indexes> {
     }
     sysctls(o);
     Ok(indexes)
+}
+
+/// The device below a link, by index, if it is in this namespace.
+fn below(l: &multihome_netlink::Link) -> Option<u32> {
+    let parent = if l.parent_netnsid.is_some() || l.parent == l.index { 0 } else { l.parent };
+    [l.underlay, parent].into_iter().find(|i| *i != 0)
 }
 
 /// A MAC address as text.

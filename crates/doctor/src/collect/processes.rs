@@ -10,7 +10,7 @@ const CLIENTS: [&str; 6] = ["dhclient", "udhcpc", "udhcpc6", "dhcpcd", "dhcp6c",
 
 pub(super) fn read(root: &Path, o: &mut MachineObservation) {
     let proc = Path::new("/proc");
-    let mine = std::fs::read_link("/proc/self/ns/net").ok();
+    let mine = std::fs::read_link("/proc/thread-self/ns/net").ok();
     for name in names(proc, "") {
         let Ok(pid) = name.parse::<u32>() else { continue };
         let Some(raw) = text(proc, &format!("{name}/cmdline")).filter(|c| !c.is_empty()) else { continue };
