@@ -7,12 +7,13 @@ use std::path::Path;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use multihome_doctor::collect::{Look, collect};
+use multihome_doctor::machine::layout::{self, Style};
 use multihome_doctor::machine::{Diagnosis, Family, MachineObservation, Options, dialect, examine_machine};
 use multihome_doctor::{Finding, Severity};
 use serde_json::json;
 
 use super::{Context, doctor};
-use crate::args::{Doctor, DoctorMachine, Format};
+use crate::args::{Doctor, DoctorMachine, Format, LayoutStyle};
 use crate::{CliError, CliResult, Output};
 
 /// Examines the machine that this program runs on, or an observation that was saved.
@@ -26,6 +27,9 @@ pub(super) async fn run(args: &Doctor, out: &mut Output) -> CliResult {
     if let Some(path) = &m.save {
         save(&seen, path)?;
         out.note(format!("saved what was observed to {}; look it over before you send it", path.display()));
+    }
+    if let Some(roles) = &m.layout {
+        return print_layout(args, &seen, roles, out);
     }
     let found = examine_machine(&seen, &options);
     if m.fix {
@@ -127,6 +131,28 @@ fn report(
         seen.notes.iter().for_each(|n| out.note(format!("note: {n}")));
     }
     Ok(code(found.iter().map(|d| &d.finding)))
+}
+
+fn print_layout(args: &Doctor, seen: &MachineObservation, roles: &str, out: &mut Output) -> CliResult {
+    let wish = args.machine.style.map(|s| match s {
+        LayoutStyle::Vrf => Style::Vrf,
+        LayoutStyle::Rules => Style::Rules,
+    });
+    let plan = layout::parse(roles).and_then(|r| layout::layout(seen, &r, wish));
+    let plan = plan.map_err(|e| CliError::new(e).exit(2))?;
+    if args.output == Format::Json {
+        out.json(&serde_json::to_value(&plan)?)?;
+        return Ok(0);
+    }
+    let style = if plan.style == Style::Vrf { "a VRF per role" } else { "rules on source addresses" };
+    out.line(format!("# {style} ({}), for {}", plan.why, plan.dialect.name()));
+    for r in &plan.roles {
+        out.line(format!("\n# {}: {}", r.role.name, r.summary));
+        if !r.text.is_empty() {
+            out.line(&r.text);
+        }
+    }
+    Ok(0)
 }
 
 fn code<'a>(found: impl IntoIterator<Item = &'a Finding>) -> u8 {

@@ -137,7 +137,7 @@ pub fn apply(place: &Place, actions: &[Action]) -> Result<Vec<String>, Error> {
 /// Undoes everything that was applied and not undone since; says what. None if there is nothing.
 ///
 /// # Errors
-/// The first thing that could not be undone; what is left stays in the journal.
+/// The first thing that could not be undone, after everything else was; the journal stays.
 pub fn undo(place: &Place) -> Result<Option<Vec<String>>, Error> {
     let Some(journal) = Journal::load(place)?.filter(|j| !j.entries.is_empty()) else { return Ok(None) };
     let said = revert(place, &journal.entries)?;
@@ -210,26 +210,37 @@ fn run(place: &Place, argv: &[String]) -> Result<Option<String>, Error> {
     }
 }
 
-/// Undoes entries, the last first; programs read their configuration again when all files are back.
+/// Undoes one entry; says what, if there is something to say.
+fn revert_one(place: &Place, entry: &Undo) -> Result<Option<String>, Error> {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    match entry {
+        Undo::File { path, old: Some((text, mode)) } => place.write(path, text, *mode)?,
+        Undo::File { path, old: None } => match std::fs::remove_file(place.path(path)) {
+            Err(e) if ![NotFound, NotADirectory].contains(&e.kind()) => {
+                return Err(Error::File { path: path.clone(), source: e });
+            }
+            _ => {}
+        },
+        Undo::Sysctl { key, value } => drop(multihome_netlink::sysctl::set(key, value)?),
+        Undo::AddRoute { route } => kernel::add_route(route)?,
+        Undo::DeleteRoute { route } => kernel::delete_route(route)?,
+        Undo::DeleteRule { rule } => kernel::delete_rule(rule)?,
+        Undo::SetMtu { link, mtu } => kernel::set_mtu(link, *mtu)?,
+        Undo::Run { .. } => return Ok(None),
+    }
+    Ok(Some(entry.to_string()))
+}
+
+/// Undoes entries, the last first, and goes on after a failure; programs read their configuration
+/// again when all files are back.
 fn revert(place: &Place, entries: &[Undo]) -> Result<Vec<String>, Error> {
     let mut said = vec![];
+    let mut first_error = None;
     for entry in entries.iter().rev() {
-        match entry {
-            Undo::File { path, old: Some((text, mode)) } => place.write(path, text, *mode)?,
-            Undo::File { path, old: None } => match std::fs::remove_file(place.path(path)) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::File { path: path.clone(), source: e });
-                }
-                _ => {}
-            },
-            Undo::Sysctl { key, value } => drop(multihome_netlink::sysctl::set(key, value)?),
-            Undo::AddRoute { route } => kernel::add_route(route)?,
-            Undo::DeleteRoute { route } => kernel::delete_route(route)?,
-            Undo::DeleteRule { rule } => kernel::delete_rule(rule)?,
-            Undo::SetMtu { link, mtu } => kernel::set_mtu(link, *mtu)?,
-            Undo::Run { .. } => continue,
+        match revert_one(place, entry) {
+            Ok(text) => said.extend(text),
+            Err(e) => first_error = first_error.or(Some(e)),
         }
-        said.push(entry.to_string());
     }
     let mut ran: Vec<&[String]> = vec![];
     for entry in entries {
@@ -245,7 +256,7 @@ fn revert(place: &Place, entries: &[Undo]) -> Result<Vec<String>, Error> {
             });
         }
     }
-    Ok(said)
+    first_error.map_or(Ok(said), Err)
 }
 
 #[cfg(test)]

@@ -89,3 +89,16 @@ fn the_journal_of_a_crash_is_enough() {
     undo(&place).unwrap().unwrap();
     assert_eq!(std::fs::read_to_string(place.path("/a")).unwrap(), "old\n");
 }
+
+#[test]
+fn undoing_goes_on_after_a_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place { root: dir.path().to_owned() };
+    std::fs::write(place.path("/a"), "new\n").unwrap();
+    std::fs::write(place.path("/blocked"), "a file\n").unwrap();
+    let file = |path: &str| Undo::File { path: path.into(), old: Some(("old\n".into(), 0o644)) };
+    Journal { entries: vec![file("/a"), file("/blocked/b")] }.save(&place).unwrap();
+    assert!(undo(&place).is_err());
+    assert_eq!(std::fs::read_to_string(place.path("/a")).unwrap(), "old\n");
+    assert!(Journal::load(&place).unwrap().is_some(), "what is left can be tried again");
+}

@@ -57,7 +57,19 @@ pub(super) fn read(o: &mut MachineObservation) -> Result<Indexes> {
         }
     }
     sysctls(o);
+    o.kernel_vrf = has_vrf();
     Ok(indexes)
+}
+
+/// Whether the kernel has VRF devices: loaded, or among its modules, which list what is built in, too.
+fn has_vrf() -> Option<bool> {
+    if Path::new("/sys/module/vrf").exists() {
+        return Some(true);
+    }
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
+    let dir = Path::new("/lib/modules").join(release.trim());
+    let lists = ["modules.dep", "modules.builtin"].map(|n| std::fs::read_to_string(dir.join(n)).unwrap_or_default());
+    Some(lists.iter().any(|l| l.contains("drivers/net/vrf.ko")))
 }
 
 /// The device below a link, by index, if it is in this namespace.

@@ -2,10 +2,12 @@
 
 mod config;
 pub mod fix;
+pub mod layout;
 mod observation;
 mod query;
 mod rules;
 mod show;
+mod vrf;
 
 pub use config::{Dialect, NicConfig, dialect, find_word, nics as configured_nics};
 pub use observation::{

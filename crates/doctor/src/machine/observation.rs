@@ -34,6 +34,8 @@ pub struct MachineObservation {
     pub neighbours: Vec<Neighbour>,
     /// Kernel parameters by their path below `/proc/sys`, such as `net/ipv4/conf/all/rp_filter`.
     pub sysctls: BTreeMap<String, String>,
+    /// Whether the kernel has VRF devices, built in or as a module; none if it cannot be told.
+    pub kernel_vrf: Option<bool>,
     /// Name servers in use.
     pub resolvers: Vec<Resolver>,
     /// Running DHCP clients.
