@@ -45,7 +45,7 @@ pub fn collect(look: &Look) -> Result<MachineObservation, Error> {
     let mut o = MachineObservation {
         format: FORMAT,
         root: look.root.display().to_string(),
-        host: text(&look.root, "etc/hostname").unwrap_or_default().trim().to_owned(),
+        host: host(&look.root),
         ..MachineObservation::default()
     };
     let indexes = kernel::read(&mut o)?;
@@ -58,6 +58,12 @@ pub fn collect(look: &Look) -> Result<MachineObservation, Error> {
         wire::look(&indexes, &mut o);
     }
     Ok(o)
+}
+
+/// The running host's name, or that of a mounted guest.
+fn host(root: &Path) -> String {
+    let path = if root == Path::new("/") { "proc/sys/kernel/hostname" } else { "etc/hostname" };
+    text(root, path).unwrap_or_default().trim().to_owned()
 }
 
 /// A file below the root, if it can be read; at most 256 KiB of it.
