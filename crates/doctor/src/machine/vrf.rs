@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use super::config::Dialect;
-use super::fix::{Action, Edit, Fixer, Remedy};
+use super::fix::{Action, Edit, Fixer, Remedy, netplan_kind};
 use super::layout::Role;
 
 /// Whether a dialect has words for VRFs.
@@ -62,8 +62,11 @@ fn netplan(f: &Fixer<'_>, role: &Role, table: u32, gateway: Option<IpAddr>) -> V
         role.name,
         ids.join(", ")
     );
-    if let Some(g) = gateway {
-        let _ = writeln!(s, "      routes: [{{to: default, via: \"{g}\"}}]");
+    // The route stands with the interface: netplan 0.106 ends with a segmentation fault where a VRF has one.
+    let first = role.links.first().and_then(|l| f.o.link(l));
+    if let (Some(g), Some(link), Some(id)) = (gateway, first, ids.first()) {
+        let kind = netplan_kind(link);
+        let _ = write!(s, "  {kind}:\n    {id}:\n      routes: [{{to: default, via: \"{g}\", table: {table}}}]\n");
     }
     vec![file(format!("/etc/netplan/90-multihome-vrf-{}.yaml", role.name), s, 0o600), run(&["netplan", "apply"])]
 }

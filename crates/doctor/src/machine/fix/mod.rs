@@ -11,6 +11,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use others::netplan_kind;
+
 use super::config::{self, Dialect, NicConfig};
 use super::observation::{Link, MAIN, MachineObservation, Route, Rule};
 

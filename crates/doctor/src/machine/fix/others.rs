@@ -6,15 +6,20 @@ use super::{Action, Edit, Fixer, OwnTable, Piece, Remedy, run, set, show};
 use crate::machine::config::{Dialect, NicConfig};
 use crate::machine::observation::{Link, Route};
 
-pub(super) fn netplan(f: &Fixer<'_>, link: &Link, config: Option<&NicConfig>, p: &Piece) -> Remedy {
-    let config = config.filter(|c| c.dialect == Dialect::Netplan);
-    let kind = match link.kind.as_str() {
+/// The section of netplan's files that a link belongs to.
+pub fn netplan_kind(link: &Link) -> &'static str {
+    match link.kind.as_str() {
         "bond" => "bonds",
         "bridge" => "bridges",
         "vlan" => "vlans",
         _ if link.wireless => "wifis",
         _ => "ethernets",
-    };
+    }
+}
+
+pub(super) fn netplan(f: &Fixer<'_>, link: &Link, config: Option<&NicConfig>, p: &Piece) -> Remedy {
+    let config = config.filter(|c| c.dialect == Dialect::Netplan);
+    let kind = netplan_kind(link);
     let id = config.map_or(&link.name, |c| &c.id);
     let mut s = format!("network:\n  version: 2\n  {kind}:\n    {id}:\n");
     let mut say = vec![];
