@@ -389,6 +389,34 @@ fn a_gateway_that_is_not_there() {
     m.silent();
 }
 
+/// The race of the guides: two DHCP NICs, two servers that both name a router. The cure is for the
+/// client's own configuration, and holds when it starts again.
+#[test]
+fn two_dhcp_nics_race_no_more() {
+    let m = machine!("two_dhcp_nics_race_no_more");
+    for n in [0, 1] {
+        m.nic(&format!("eth{n}"), n);
+        m.dhcp_server(n, &[&format!("3,10.{n}.0.1")]);
+    }
+    m.dhclient("eth0");
+    m.until("a default route", || m.ip("route show default").contains("10.0.0.1"));
+    let second = m.dhclient("eth1");
+    // This client's script replaces; others leave both.
+    m.until("the other one", || m.ip("route show default").contains("10.1.0.1"));
+    m.ip("route append default via 10.0.0.1 dev eth0 proto dhcp");
+    let found = m.examine(&Options { primary: Some("eth0".into()), ..Options::default() });
+    assert_eq!(found[0].finding.rule, "default-route-wrong-nic", "{found:#?}");
+    m.apply(&found[0].actions);
+    m.end(second);
+    m.ip("addr flush dev eth1");
+    m.dhclient("eth1");
+    assert_eq!(m.ip("route show default").trim(), "default via 10.0.0.1 dev eth0 proto dhcp");
+    // Its server still names a router, so that others may reach it by there.
+    assert_eq!(m.rules(), ["asymmetric-replies"]);
+    m.cure("asymmetric-replies");
+    m.silent();
+}
+
 /// Devices that not every kernel has.
 #[test]
 fn a_vlan_on_a_bare_nic_is_silent() {

@@ -207,7 +207,7 @@ fn neighbour(body: &[u8]) -> Option<NeighbourInfo> {
 }
 
 /// The unspecified address of a family as the kernel numbers it.
-pub(crate) fn any(family: u8) -> Option<IpAddr> {
+pub(crate) fn unspecified(family: u8) -> Option<IpAddr> {
     match i32::from(family) {
         libc::AF_INET => Some(Ipv4Addr::UNSPECIFIED.into()),
         libc::AF_INET6 => Some(Ipv6Addr::UNSPECIFIED.into()),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use crate::addr::octets;
 use crate::error::Result;
-use crate::inspect::any;
+use crate::inspect::unspecified;
 use crate::msg::{self, Msg};
 use crate::neigh::{family, read_ip};
 use crate::rtnl::Rtnl;
@@ -148,7 +148,7 @@ impl Rtnl {
 }
 
 fn parse(body: &[u8]) -> Option<Rule> {
-    let none = any(*body.first()?)?;
+    let none = unspecified(*body.first()?)?;
     let mut rule = Rule {
         from: (none, *body.get(2)?),
         priority: 0,

@@ -34,6 +34,7 @@ const FILES: &[&str] = &[
     "/etc/sysctl.conf",
     "/etc/iproute2/rt_tables",
     "/etc/rc.local",
+    "/etc/keepalived/keepalived.conf",
 ];
 
 pub(super) fn read(root: &Path, o: &mut MachineObservation) {

@@ -18,7 +18,8 @@ pub(super) fn read(root: &Path, o: &mut MachineObservation) {
         let Some((program, args)) = program(&words) else { continue };
         // Of a process that may not be looked into, nobody can tell; it counts.
         let its = std::fs::read_link(proc.join(&name).join("ns/net")).ok();
-        if its.is_some() && its != mine {
+        let foreign = if its.is_some() { its != mine } else { in_container(proc, &name) };
+        if foreign {
             continue;
         }
         if MANAGERS.contains(&program.as_str()) && !o.managers.contains(&program) {
@@ -29,6 +30,14 @@ pub(super) fn read(root: &Path, o: &mut MachineObservation) {
         }
     }
     by_lease(root, o);
+}
+
+/// Whether a process belongs to a container that this program is not in, by its control group.
+fn in_container(proc: &Path, pid: &str) -> bool {
+    const ENGINES: [&str; 6] = ["docker", "kubepods", "libpod", "lxc", "containerd", "machine.slice"];
+    let group = |p: &str| text(proc, &format!("{p}/cgroup")).unwrap_or_default();
+    let (its, mine) = (group(pid), group("self"));
+    its != mine && ENGINES.iter().any(|e| its.contains(e))
 }
 
 /// The program's name and its arguments; a busybox applet is its own program, and dhcpcd shows

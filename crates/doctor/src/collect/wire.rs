@@ -90,6 +90,8 @@ fn job(o: &MachineObservation, link: &str) -> Option<Job> {
         IpAddr::V6(v6) if v6.is_unicast_link_local() && !a.tentative => Some(v6),
         _ => None,
     });
+    // Neighbour solicitations need an address of the link to come from.
+    gateways.retain(|g| g.is_ipv4() || link_local.is_some());
     let job = Job {
         link: link.into(),
         index: l.index,
@@ -208,14 +210,20 @@ fn path(job: &Job, macs: &[Option<Mac>], ear: &mut Ear) -> Option<PathMtu> {
     })?;
     let from = source_for(job, gateway);
     let own = u16::try_from(job.mtu).unwrap_or(u16::MAX);
-    let mut sizes: Vec<u16> = SIZES.into_iter().filter(|s| *s < own).chain([own]).collect();
+    let all: Vec<u16> = SIZES.into_iter().filter(|s| *s < own).chain([own]).collect();
     let mut heard: Vec<u16> = vec![];
-    for _ in 0..TRIES {
-        for (i, size) in sizes.iter().enumerate() {
-            // Paced, so that a slow path's queue does not drop what its MTU would let pass.
-            let _ = ear.socket.send(&frames::echo(job.mac, to, from, gateway, ear.id, i as u16, *size));
+    // The NIC's own size first, twice; the sizes between only if it does not come back.
+    for round in 0..4 {
+        let largest = heard.iter().copied().max().unwrap_or(0);
+        let ask = |s: u16| if round < 2 { s == own || s == all[0] } else { s > largest };
+        if round == 2 && heard.is_empty() {
+            return None;
         }
-        let (expected, all) = (*sizes.last()?, sizes.clone());
+        for (seq, size) in all.iter().enumerate().filter(|(_, s)| ask(**s)) {
+            // Paced, so that neither a queue nor a limit on echo replies drops what the MTU lets pass.
+            std::thread::sleep(Duration::from_millis(8));
+            let _ = ear.socket.send(&frames::echo(job.mac, to, from, gateway, ear.id, seq as u16, *size));
+        }
         let found = std::cell::RefCell::new(&mut heard);
         ear.listen(
             Instant::now() + SPACING,
@@ -226,14 +234,11 @@ fn path(job: &Job, macs: &[Option<Mac>], ear: &mut Ear) -> Option<PathMtu> {
                     found.borrow_mut().extend(all.get(usize::from(seq)));
                 }
             },
-            || found.borrow().contains(&expected),
+            || found.borrow().contains(&own),
         );
         if heard.contains(&own) {
             break;
         }
-        // What is larger than the largest answered one is asked again.
-        let largest = heard.iter().copied().max().unwrap_or(0);
-        sizes.retain(|s| *s > largest);
     }
     let answered = heard.iter().copied().max()?;
     let lost = SIZES.into_iter().chain([own]).filter(|s| *s > answered && *s <= own).min();

@@ -172,13 +172,17 @@ impl MachineObservation {
             .collect();
         rules.sort_by_key(|r| r.priority);
         if rules.is_empty() {
-            return self.best(to, MAIN, None);
+            return self.best(to, MAIN, None).filter(|r| r.kind == "unicast" || r.kind == "local");
         }
-        rules.into_iter().find_map(|rule| {
+        let found = rules.into_iter().find_map(|rule| {
             let source = rule.from.prefix_len() == 0 || from.is_some_and(|f| rule.from.contains(&f));
             let target = rule.to.is_none_or(|t| t.contains(&to));
-            ((source && target) != rule.invert).then(|| self.best(to, rule.table, rule.suppress_prefix)).flatten()
-        })
+            let asked = (source && target) != rule.invert;
+            // A throw route has the next rule asked.
+            self.best(to, rule.table, rule.suppress_prefix).filter(|r| asked && r.kind != "throw")
+        });
+        // A route that says «unreachable» ends the search and leads nowhere.
+        found.filter(|r| !["unreachable", "blackhole", "prohibit"].contains(&r.kind.as_str()))
     }
 
     fn best(&self, to: IpAddr, table: u32, suppress: Option<u32>) -> Option<&Route> {
@@ -192,6 +196,11 @@ impl MachineObservation {
             }
         }
         best.filter(|b| suppress.is_none_or(|s| u32::from(b.to.prefix_len()) > s))
+    }
+
+    /// Whether any of some links is wireless: a laptop that is plugged in, too, has two ways on purpose.
+    pub fn roams(&self, links: &[&str]) -> bool {
+        links.iter().any(|l| self.link(l).is_some_and(|l| l.wireless))
     }
 
     /// A kernel parameter as a number.

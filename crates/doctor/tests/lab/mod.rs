@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use multihome_doctor::Severity;
 use multihome_doctor::apply::{Place, apply, undo};
 use multihome_doctor::collect::{Look, collect};
+use multihome_doctor::machine::fix::Action;
 use multihome_doctor::machine::{Diagnosis, Options, examine_machine};
 use multihome_netlink::{Netns, sysctl};
 
@@ -21,7 +22,9 @@ pub struct Machine {
 }
 
 /// What a DHCP client's script does here: address and routes, and nothing to the host's files.
+/// As Debian's script of dhclient does, it sources the hooks first.
 const SCRIPT: &str = r#"#!/bin/sh
+for hook in "$(dirname "$0")"/etc/dhcp/dhclient-enter-hooks.d/*; do [ ! -f "$hook" ] || . "$hook"; done
 dev=${interface}; addr=${ip:-$new_ip_address}; gw=${router:-$new_routers}
 case "${1:-$reason}" in
 bound|renew|BOUND|RENEW|REBIND|REBOOT)
@@ -212,12 +215,15 @@ impl Machine {
     pub fn dhclient(&self, nic: &str) -> u32 {
         let lease = format!("/var/lib/dhcp/dhclient.{nic}.leases");
         self.file(&lease, "");
-        self.file("/dhclient.conf", "request subnet-mask, routers, interface-mtu, domain-name-servers;\ntimeout 10;\n");
+        let conf = "/etc/dhcp/dhclient.conf";
+        if !self.path(conf).exists() {
+            self.file(conf, "request subnet-mask, routers, interface-mtu, domain-name-servers;\ntimeout 10;\n");
+        }
         let args = [
             "-4".to_owned(),
             "-d".into(),
             "-cf".into(),
-            self.real("/dhclient.conf"),
+            self.real(conf),
             "-lf".into(),
             self.real(&lease),
             "-pf".into(),
@@ -287,8 +293,14 @@ impl Machine {
         let found = self.examine(&Options::default());
         let d = found.iter().find(|d| d.finding.rule == rule).unwrap_or_else(|| panic!("no {rule}: {found:#?}"));
         assert!(!d.actions.is_empty(), "{d:#?}");
+        self.apply(&d.actions);
+    }
+
+    /// Applies steps.
+    #[track_caller]
+    pub fn apply(&self, actions: &[Action]) {
         let place = self.place();
-        self.m.run(|| apply(&place, &d.actions)).unwrap().unwrap();
+        self.m.run(|| apply(&place, actions)).unwrap().unwrap();
     }
 
     /// Takes back all cures.

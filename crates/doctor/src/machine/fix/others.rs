@@ -94,7 +94,13 @@ fn client_without_default(f: &Fixer<'_>, link: &str) -> Vec<Action> {
     } else {
         "/etc/dhcp/dhclient.conf"
     };
-    vec![Action::EditFile { path: path.into(), edits, mode: 0o644 }]
+    // A server may send a router without being asked; Debian's script sources this before it looks.
+    let hook = format!("/etc/dhcp/dhclient-enter-hooks.d/multihome-{link}");
+    let content = format!("case \"$interface\" in {link}) unset new_routers ;; esac\n");
+    vec![
+        Action::EditFile { path: path.into(), edits, mode: 0o644 },
+        Action::WriteFile { path: hook, content, mode: 0o644 },
+    ]
 }
 
 fn table_commands(link: &str, t: &OwnTable) -> Vec<String> {

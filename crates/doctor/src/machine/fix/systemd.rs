@@ -133,7 +133,7 @@ pub(super) fn network_manager(link: &Link, config: Option<&NicConfig>, p: &Piece
             }
             for section in ["ethernet", "ipv4", "ipv6"] {
                 let mut mine = all.iter().filter(|(s, ..)| *s == section).peekable();
-                if mine.peek().is_some() && !(section == "ethernet" && !mac.is_empty()) {
+                if (mac.is_empty() || section != "ethernet") && mine.peek().is_some() {
                     let _ = writeln!(s, "[{section}]");
                 }
                 mine.for_each(|(_, k, v)| s += &(format!("{k}={v}") + "\n"));

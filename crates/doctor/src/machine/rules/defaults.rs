@@ -54,7 +54,7 @@ fn held(f: &Fixer<'_>, options: &Options, family: Family) -> Option<Diagnosis> {
     let fallback = |r: &&Route| devices(r).iter().all(|d| f.o.link(d).is_some_and(|l| l.wireless));
     let severity = match equal {
         true => Severity::Error,
-        false if others.iter().all(|r| fallback(r)) => Severity::Info,
+        false if others.iter().all(fallback) => Severity::Info,
         false => Severity::Warning,
     };
     let count = all.iter().map(|r| devices(r).len()).sum::<usize>();

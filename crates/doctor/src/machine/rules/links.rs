@@ -87,7 +87,20 @@ fn not_configured(f: &Fixer<'_>, l: &Link) -> Option<Diagnosis> {
 }
 
 fn several_clients(f: &Fixer<'_>, l: &Link) -> Option<Diagnosis> {
-    let clients = [false, true].into_iter().map(|six| f.o.clients_of(&l.name, six)).find(|c| c.len() > 1)?;
+    let distinct = |six| {
+        let mut all = f.o.clients_of(&l.name, six);
+        // These split themselves into several processes, or show themselves by process and by lease.
+        for program in ["dhcpcd", "NetworkManager", "systemd-networkd"] {
+            let first = all.iter().position(|c| c.program == program);
+            let mut at = 0;
+            all.retain(|c| {
+                at += 1;
+                c.program != program || Some(at - 1) == first
+            });
+        }
+        all
+    };
+    let clients = [false, true].into_iter().map(distinct).find(|c| c.len() > 1)?;
     let lines = clients.iter().map(|c| format!("process {}: {}", c.pid, c.command)).collect();
     // The one that the machine's manager started stays; of equals, the one that was started last.
     let manager = |c: &&&DhcpClient| f.o.managers.contains(&c.program);
@@ -148,7 +161,8 @@ fn foreign_mac(f: &Fixer<'_>, c: &NicConfig, mac: &str, line: usize) -> Diagnosi
         _ => Remedy::words(format!("write the MAC of the right NIC into {}:{line}, or remove the entry", c.path)),
     };
     Case {
-        severity: Severity::Warning,
+        // Without a NIC that waits for it, the entry may be of a NIC that is unplugged at the moment.
+        severity: if free.is_empty() { Severity::Info } else { Severity::Warning },
         rule: "mac-mismatch",
         subject: c.id.clone(),
         message: format!("the configuration is for a NIC with MAC {mac}, and there is none"),

@@ -29,7 +29,9 @@ fn one(f: &Fixer<'_>, l: &Link) -> Option<Diagnosis> {
             let ip = a.net.addr();
             let leased = f.o.leases.iter().any(|x| x.address == Some(ip));
             let written = find_word(&f.o.configs, &ip.to_string()).is_some();
-            if !a.dynamic && !leased && !written && !a.secondary {
+            // A single address is a service's own that a daemon moves about (keepalived, kube-vip).
+            let single = a.net.prefix_len() == a.net.max_prefix_len();
+            if !a.dynamic && !leased && !written && !a.secondary && !single {
                 addresses.push(a);
             }
         }

@@ -51,7 +51,11 @@ fn one(f: &Fixer<'_>, options: &Options, a: &Address, family: Family) -> Option<
     };
     Some(
         Case {
-            severity: if strict { Severity::Error } else { Severity::Warning },
+            severity: match strict {
+                _ if f.o.roams(&[link, holder]) => Severity::Info,
+                true => Severity::Error,
+                false => Severity::Warning,
+            },
             rule: "asymmetric-replies",
             subject: link.to_owned(),
             message: format!("replies from {} ({link}) to other networks leave by {by}", a.net.addr()),

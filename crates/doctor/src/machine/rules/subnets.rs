@@ -18,11 +18,12 @@ pub(super) fn judge(f: &Fixer<'_>, options: &Options) -> Vec<Diagnosis> {
         }
         seen.push(key);
         let bound = options.bound.iter().any(|s| s.contains(&a.link) && s.contains(&b.link));
+        let roams = f.o.roams(&[&a.link, &b.link]);
         if !bound && !own_ways(f, a, b) {
-            found.push(same_subnet(f, a, b));
+            found.push(same_subnet(f, a, b, roams));
         }
         if family == Family::V4 {
-            found.extend(arp_flux(f, a, b, bound));
+            found.extend(arp_flux(f, a, b, bound || roams));
         }
     }
     found.extend(one_server(f));
@@ -60,7 +61,7 @@ fn own_ways(f: &Fixer<'_>, a: &Address, b: &Address) -> bool {
     })
 }
 
-fn same_subnet(f: &Fixer<'_>, a: &Address, b: &Address) -> Diagnosis {
+fn same_subnet(f: &Fixer<'_>, a: &Address, b: &Address, roams: bool) -> Diagnosis {
     let stranger = subnet(a).hosts().find(|h| *h != a.net.addr() && *h != b.net.addr());
     let way = stranger.and_then(|to| f.o.lookup(to, None));
     let used = way.and_then(|r| r.dev.clone()).unwrap_or_else(|| a.link.clone());
@@ -74,7 +75,7 @@ fn same_subnet(f: &Fixer<'_>, a: &Address, b: &Address) -> Diagnosis {
         cure = cure.and(f.own_table(&x.link, x.net, gateway));
     }
     Case {
-        severity: Severity::Warning,
+        severity: if roams { Severity::Info } else { Severity::Warning },
         rule: "same-subnet",
         subject: format!("{}, {}", a.link, b.link),
         message: format!("{} and {} are both in subnet {}", a.link, b.link, subnet(a)),
@@ -85,7 +86,7 @@ fn same_subnet(f: &Fixer<'_>, a: &Address, b: &Address) -> Diagnosis {
 }
 
 /// With `arp_ignore` 0 any NIC answers for any address of the machine (ip-sysctl.rst).
-fn arp_flux(f: &Fixer<'_>, a: &Address, b: &Address, bound: bool) -> Option<Diagnosis> {
+fn arp_flux(f: &Fixer<'_>, a: &Address, b: &Address, wanted: bool) -> Option<Diagnosis> {
     f.o.sysctl("net/ipv4/conf/all/arp_ignore")?;
     let loose: Vec<&str> = [&a.link, &b.link]
         .into_iter()
@@ -104,7 +105,7 @@ fn arp_flux(f: &Fixer<'_>, a: &Address, b: &Address, bound: bool) -> Option<Diag
     evidence.extend(loose.iter().map(|l| format!("net.ipv4.conf.{l}.arp_ignore = 0")));
     Some(
         Case {
-            severity: if bound { Severity::Info } else { Severity::Warning },
+            severity: if wanted { Severity::Info } else { Severity::Warning },
             rule: "arp-flux",
             subject: format!("{}, {}", a.link, b.link),
             message: format!("{} answers ARP for the addresses of the other NIC in {}", loose.join(" and "), subnet(a)),
@@ -133,7 +134,11 @@ fn one_server(f: &Fixer<'_>) -> Option<Diagnosis> {
     };
     Some(
         Case {
-            severity: if both_routed || shared { Severity::Warning } else { Severity::Info },
+            severity: if (both_routed || shared) && !f.o.roams(&[&a.link, &b.link]) {
+                Severity::Warning
+            } else {
+                Severity::Info
+            },
             rule: "one-dhcp-server",
             subject: format!("{}, {}", a.link, b.link),
             message: format!("{} and {} are both fed by the DHCP server {server}", a.link, b.link),

@@ -249,6 +249,29 @@ fn healthy_machines_are_silent() {
 }
 
 #[test]
+fn a_laptop_with_two_ways_gets_remarks_only() {
+    let m =
+        M::healthy().nic("wlan0").address("wlan0", "10.0.0.6/24").route("default via 10.0.0.1 dev wlan0 metric 600");
+    let m = m.link("wlan0", |l| l.wireless = true);
+    assert!(m.rules().is_empty(), "{:?}", m.rules());
+    assert!(m.examine(&Options::default()).iter().any(|d| d.finding.rule == "same-subnet"));
+    // Another network there.
+    let m =
+        M::healthy().nic("wlan0").address("wlan0", "10.9.0.6/24").route("default via 10.9.0.1 dev wlan0 metric 600");
+    assert!(m.link("wlan0", |l| l.wireless = true).rules().is_empty());
+}
+
+#[test]
+fn an_unreachable_default_route_is_none() {
+    // As older kernels show one for IPv6 on every machine.
+    let mut m = M::healthy().address("eth0", "2001:db8::5/64").route("default via fe80::1 dev lo metric 4294967295");
+    let r = m.0.routes.last_mut().unwrap();
+    (r.kind, r.via) = ("unreachable".into(), None);
+    m.silent();
+    assert!(m.0.default_in_force(crate::machine::Family::V6).is_none());
+}
+
+#[test]
 fn an_isolated_machine_gets_a_remark_only() {
     let mut m = M::healthy();
     m.0.routes.retain(|r| r.to.prefix_len() > 0);
@@ -439,6 +462,8 @@ fn several_dhcp_clients() {
     assert_eq!(d.finding.evidence, ["process 10: dhclient eth0", "process 11: udhcpc eth0"]);
     assert!(d.finding.fix.contains("stop dhclient (process 10)"));
     M::two().client(10, "dhclient", "eth0").client(11, "dhclient", "eth1").silent();
+    // One dhcpcd that is several processes.
+    M::healthy().client(10, "dhcpcd", "eth0").client(11, "dhcpcd", "eth0").silent();
 }
 
 #[test]
@@ -470,6 +495,8 @@ fn what_is_not_written_down() {
         "{}",
         d.finding.fix
     );
+    // A daemon's own address.
+    said("iface eth0 inet static\n address 10.0.0.5/24\n gateway 10.0.0.1\n").address("eth0", "10.0.0.77/32").silent();
     // A client whose lease is not known may have set both.
     said("iface eth0 inet dhcp\n").client(5, "udhcpc", "eth0").silent();
     let leased = |l: &mut Lease| l.routers = vec![ip("10.0.0.1")];
@@ -488,6 +515,10 @@ fn a_mac_that_no_nic_has() {
     let d = said("52:54:00:AA:00:02").only("mac-mismatch");
     assert_eq!(d.finding.evidence[0], "/etc/netplan/1.yaml:4: match: {macaddress: \"52:54:00:AA:00:02\"}");
     assert!(d.finding.fix.contains("replace 52:54:00:AA:00:02 by 52:54:00:00:00:02"), "{}", d.finding.fix);
+    // An entry for a NIC that is unplugged at the moment, beside one for this one.
+    let unplugged = said("52:54:00:00:00:02")
+        .config("/etc/netplan/2.yaml", "network: {ethernets: {dock: {match: {macaddress: \"52:54:00:aa:00:09\"}}}}");
+    assert!(unplugged.rules().is_empty());
     let permanent = said("52:54:00:aa:00:02").link("eth0", |l| l.permanent_mac = Some("52:54:00:aa:00:02".into()));
     permanent.silent();
 }
