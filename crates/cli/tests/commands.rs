@@ -393,4 +393,11 @@ async fn another_node_cannot_be_examined_from_here() {
             {"type": "Vlan", "status": "False", "message": "create vlan device probe-vl: Operation not supported"}]}});
     api.patch_status("far", &Default::default(), &kube::api::Patch::Merge(status)).await.unwrap();
     snapshot!("doctor-node-elsewhere", s.run("multihome doctor node/far").await);
+    // This machine, by its boot id: it is examined, and what its kernel lacks is said.
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let here = serde_json::json!({"status": {"nodeInfo": {"bootID": boot.trim()}}});
+    api.patch_status("far", &Default::default(), &kube::api::Patch::Merge(here)).await.unwrap();
+    let said = s.run("multihome doctor node/far --no-probe").await;
+    assert!(said.contains("network managed by"), "{said}");
+    assert!(said.contains("this node's kernel: Vlan: create vlan device probe-vl: Operation not supported"), "{said}");
 }

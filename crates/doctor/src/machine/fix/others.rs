@@ -104,13 +104,14 @@ fn client_without_default(f: &Fixer<'_>, link: &str) -> Vec<Action> {
 }
 
 fn table_commands(link: &str, t: &OwnTable) -> Vec<String> {
-    let mut lines: Vec<String> = t.routes(link).iter().map(|r| format!("ip route replace {}", show::spec(r))).collect();
+    let mut lines: Vec<String> =
+        t.routes(link).iter().map(|r| format!("ip {}route replace {}", show::six(r.to), show::spec(r))).collect();
     for r in t.rules() {
-        let six = if r.from.addr().is_ipv6() { "-6 " } else { "" };
+        let six = show::six(r.from);
         lines.push(format!("ip {six}rule del {} 2>/dev/null", show::rule(&r)));
         lines.push(format!("ip {six}rule add {}", show::rule(&r)));
     }
-    lines.iter().map(|l| l.replace("ip route replace -6 ", "ip -6 route replace ")).collect()
+    lines
 }
 
 pub(super) fn ifupdown(f: &Fixer<'_>, link: &Link, config: Option<&NicConfig>, p: &Piece) -> Remedy {

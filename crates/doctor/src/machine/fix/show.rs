@@ -17,9 +17,9 @@ pub fn action(a: &Action) -> String {
             format!("in {path}:{body}")
         }
         Action::Sysctl { key, value } => format!("sysctl -w {}={value}", dotted(key)),
-        Action::AddRoute { route: r } => format!("ip route append {}", spec(r)),
-        Action::DeleteRoute { route: r } => format!("ip route del {}", spec(r)),
-        Action::AddRule { rule: r } => format!("ip rule add {}", rule(r)),
+        Action::AddRoute { route: r } => format!("ip {}route append {}", six(r.to), spec(r)),
+        Action::DeleteRoute { route: r } => format!("ip {}route del {}", six(r.to), spec(r)),
+        Action::AddRule { rule: r } => format!("ip {}rule add {}", six(r.from), rule(r)),
         Action::SetMtu { link, mtu } => format!("ip link set {link} mtu {mtu}"),
         Action::Run { argv } => argv.join(" "),
     }
@@ -35,11 +35,15 @@ fn edit(e: &Edit) -> String {
     }
 }
 
+/// The option that `ip` needs where no address tells the family.
+pub fn six(net: ipnet::IpNet) -> &'static str {
+    if net.addr().is_ipv6() { "-6 " } else { "" }
+}
+
 /// A route as arguments of `ip route add` and `del`.
 pub fn spec(r: &Route) -> String {
-    let six = if r.to.addr().is_ipv6() && r.to.prefix_len() == 0 { "-6 " } else { "" };
     let to = if r.to.prefix_len() == 0 { "default".to_owned() } else { r.to.to_string() };
-    let mut s = format!("{six}{to}");
+    let mut s = to;
     if let Some(via) = r.via {
         let _ = write!(s, " via {via}");
     }

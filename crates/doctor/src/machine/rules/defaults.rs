@@ -38,8 +38,10 @@ fn held(f: &Fixer<'_>, options: &Options, family: Family) -> Option<Diagnosis> {
     let all = outward(f, family);
     let first = *all.first()?;
     let evidence: Vec<String> = all.iter().map(|r| show::route(r)).collect();
-    let wish = wanted(f, options, family);
     let now = devices(first);
+    // Where the configured NIC holds one, too, nobody can tell which is meant: that is the race itself.
+    let holds = |link: &str| all.iter().any(|r| devices(r).contains(&link));
+    let wish = wanted(f, options, family).filter(|(w, _)| options.primary.is_some() || !holds(w));
     if let Some((want, why)) = wish.as_ref().filter(|(w, _)| !now.contains(&w.as_str())) {
         return Some(wrong_nic(f, &all, want, why, evidence, family));
     }

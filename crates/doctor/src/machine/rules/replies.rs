@@ -2,7 +2,7 @@
 
 use super::{Case, Diagnosis};
 use crate::Severity;
-use crate::machine::fix::Fixer;
+use crate::machine::fix::{Fixer, Remedy};
 use crate::machine::observation::{Address, Options};
 use crate::machine::query::{Family, devices, subnet};
 use crate::machine::show;
@@ -16,6 +16,13 @@ pub(super) fn judge(f: &Fixer<'_>, options: &Options) -> Vec<Diagnosis> {
         }
     }
     found
+}
+
+/// A rule names the address that the NIC has now.
+fn leased(f: &Fixer<'_>, a: &Address) -> Vec<String> {
+    let lease = f.o.lease(&a.link).is_some_and(|l| l.address == Some(a.net.addr()));
+    let note = format!("{} is leased: have the server give {} this address always", a.net.addr(), a.link);
+    (lease || a.dynamic).then_some(note).into_iter().collect()
 }
 
 fn one(f: &Fixer<'_>, options: &Options, a: &Address, family: Family) -> Option<Diagnosis> {
@@ -62,6 +69,6 @@ fn one(f: &Fixer<'_>, options: &Options, a: &Address, family: Family) -> Option<
             evidence,
             consequence: fate,
         }
-        .cure(f.own_table(link, a.net, Some(gateway))),
+        .cure(Remedy { say: leased(f, a), actions: vec![] }.and(f.own_table(link, a.net, Some(gateway)))),
     )
 }

@@ -317,6 +317,8 @@ fn a_default_route_on_the_wrong_nic() {
     // The configuration says which by itself, and names the gateway to use.
     let said = "auto eth1\niface eth1 inet static\n address 10.1.0.5/24\n gateway 10.1.0.1\niface eth0 inet dhcp\n";
     let m = M::two().config("/etc/network/interfaces", said).client(7, "dhclient", "eth0");
+    let both = m.clone().route("default via 10.1.0.1 dev eth1 metric 9");
+    assert!(both.rules().contains(&"several-default-routes") && !both.rules().contains(&"default-route-wrong-nic"));
     let d = m.only("default-route-wrong-nic");
     assert!(d.finding.fix.contains("ip route append default via 10.1.0.1 dev eth1"), "{}", d.finding.fix);
     assert!(d.finding.evidence.contains(&"/etc/network/interfaces:2: gateway 10.1.0.1".to_owned()), "{d:#?}");
