@@ -417,6 +417,47 @@ fn two_dhcp_nics_race_no_more() {
     m.silent();
 }
 
+/// The same with systemd-networkd, whose two default routes have one metric and whose leases are read.
+#[test]
+fn networkd_keeps_its_cure() {
+    let m = machine!("networkd_keeps_its_cure");
+    for n in [0, 1] {
+        m.nic(&format!("eth{n}"), n);
+        m.dhcp_server(n, &[&format!("3,10.{n}.0.1"), "26,1400"]);
+        let text = format!("[Match]\nName=eth{n}\n[Network]\nDHCP=ipv4\n");
+        m.file(&format!("/etc/systemd/network/20-eth{n}.network"), &text);
+    }
+    let Some(first) = m.networkd() else {
+        println!("SKIPPED networkd_keeps_its_cure: systemd-networkd is not installed");
+        return;
+    };
+    m.until("both leases", || m.ip("route show default").lines().count() == 2);
+    let rules = m.rules();
+    assert_eq!(rules[0], "equal-metrics", "{rules:?}");
+    assert!(rules.contains(&"asymmetric-replies"), "{rules:?}");
+    // networkd takes no MTU from a lease unless it is told to, and here the server says one all the same.
+    for rule in ["equal-metrics", "asymmetric-replies", "lease-mtu", "lease-mtu"] {
+        m.cure(rule);
+    }
+    m.silent();
+    m.end(first);
+    let kept = m.ip("route show default");
+    let lost = if kept.contains("eth0") { "eth1" } else { "eth0" };
+    for n in [0, 1] {
+        m.ip(&format!("addr flush dev eth{n}"));
+        m.ip(&format!("route flush dev eth{n}"));
+    }
+    m.networkd();
+    m.until("both leases", || (0..2).all(|n| m.ip(&format!("-4 addr show dev eth{n}")).contains("inet ")));
+    m.until("a default route", || m.ip("route show default").contains("via"));
+    let now = m.ip("route show default");
+    assert!(now.lines().count() == 1 && !now.contains(lost), "{now}");
+    let own = m.ip("route show table all");
+    assert!(own.lines().any(|l| l.starts_with("default via") && l.contains(lost) && l.contains("table")), "{own}");
+    let rules = m.rules();
+    assert!(rules.is_empty(), "{rules:?}");
+}
+
 /// Devices that not every kernel has.
 #[test]
 fn a_vlan_on_a_bare_nic_is_silent() {

@@ -237,6 +237,29 @@ impl Machine {
         pid
     }
 
+    /// systemd-networkd with its configuration and state below the machine's root; none where it is not installed.
+    pub fn networkd(&self) -> Option<u32> {
+        let program = ["/lib/systemd/systemd-networkd", "/usr/lib/systemd/systemd-networkd"]
+            .into_iter()
+            .find(|p| Path::new(p).exists())?;
+        for dir in ["/etc/systemd/network", "/run/systemd/netif"] {
+            std::fs::create_dir_all(self.path(dir)).unwrap();
+            std::fs::create_dir_all(dir).ok()?;
+        }
+        // The root is a temporary directory that only its owner may enter, and networkd gives up root.
+        for dir in ["", "/run", "/run/systemd", "/run/systemd/netif", "/etc", "/etc/systemd", "/etc/systemd/network"] {
+            let mode = if dir == "/run/systemd/netif" { "777" } else { "755" };
+            Command::new("chmod").args([mode, &self.real(dir)]).status().unwrap();
+        }
+        // sysfs of this namespace, read-only: networkd then waits for no udev.
+        let script = format!(
+            "mount -t sysfs -o ro sysfs /sys && mount --bind {0}/etc/systemd/network /etc/systemd/network && \
+             mount --bind {0}/run/systemd/netif /run/systemd/netif && exec {program}",
+            self.root.path().display()
+        );
+        Some(self.start(&self.m, "unshare", &["--mount", "sh", "-c", &script]))
+    }
+
     /// Another host on network 0 with the MAC of a NIC, that asks for an address all the time.
     pub fn twin(&self, of: &str, net: &str) -> u32 {
         let shown = self.ip(&format!("link show {of}"));
