@@ -1,5 +1,5 @@
 # Everything is done by scripts; this names them.
-.PHONY: demo demo-down test bench docs fmt
+.PHONY: demo demo-down test bench static docs fmt
 
 demo:
 	@scripts/demo
@@ -12,6 +12,9 @@ test:
 
 bench:
 	@scripts/bench
+
+static:
+	@scripts/static
 
 docs:
 	@cargo run -q -p multihome -- reference-docs docs/reference

@@ -413,11 +413,64 @@ pub struct ImageImport {
 /// `doctor`
 #[derive(Debug, Args)]
 pub struct Doctor {
-    /// vm/NAME. Default: every VM of the namespace
+    /// vm/NAME, vm for every VM of the namespace, or node/NAME. Default: this machine itself, without a server
     pub target: Option<String>,
     /// How to print: table or json
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Format,
+    /// This machine: how to look at it and what to do about it
+    #[command(flatten)]
+    pub machine: DoctorMachine,
+}
+
+/// `doctor` without a target, and `doctor node/NAME`
+#[derive(Debug, Default, Args)]
+pub struct DoctorMachine {
+    /// The NIC that is to hold the default route
+    #[arg(long, value_name = "IFACE")]
+    pub primary: Option<String>,
+    /// NICs that share a subnet on purpose, such as iSCSI ports; may be given several times
+    #[arg(long, value_name = "IFACE,IFACE")]
+    pub bound: Vec<String>,
+    /// Send nothing: do not ask gateways, and do not look for doubled addresses and path MTU
+    #[arg(long)]
+    pub no_probe: bool,
+    /// Read configuration, leases and run files below this directory
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub root: PathBuf,
+    /// Judge an observation that was saved, instead of this machine
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["fix", "undo", "save"])]
+    pub from: Option<PathBuf>,
+    /// Save what was observed, without secrets, for somebody else to judge
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+    /// Show each cure and apply it; taken back if the machine loses its gateway
+    #[arg(long)]
+    pub fix: bool,
+    /// Apply without asking
+    #[arg(long, requires = "fix")]
+    pub yes: bool,
+    /// Take back everything that --fix did
+    #[arg(long, conflicts_with = "fix")]
+    pub undo: bool,
+    /// How long --fix watches the gateway, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, requires = "fix")]
+    pub watch: u64,
+    /// Print a layout with one routing table per role: management=eth0,storage=eth1,iscsi=eth2:eth3
+    #[arg(long, value_name = "ROLE=IFACE,…", conflicts_with_all = ["fix", "undo"])]
+    pub layout: Option<String>,
+    /// How the layout keeps roles apart. Default: VRFs where kernel and dialect have them, else rules
+    #[arg(long, value_enum, requires = "layout")]
+    pub style: Option<LayoutStyle>,
+}
+
+/// How routing tables are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LayoutStyle {
+    /// A VRF device per role
+    Vrf,
+    /// Rules on source addresses
+    Rules,
 }
 
 /// `trace`

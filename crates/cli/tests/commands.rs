@@ -164,7 +164,7 @@ async fn the_life_of_networks_and_nics() {
     snapshot!("vm-exec-stopped", s.run("multihome vm exec web -- true").await);
     snapshot!("vm-reset-stopped", s.run("multihome vm reset web").await);
     snapshot!("vm-reboot-stopped", s.run("multihome vm reboot web").await);
-    snapshot!("doctor-stopped", s.run("multihome doctor").await);
+    snapshot!("doctor-stopped", s.run("multihome doctor vm").await);
     snapshot!("doctor-json", s.run("multihome doctor vm/web -o json").await);
     snapshot!("doctor-nobody", s.run("multihome doctor vm/nobody").await);
     snapshot!("network-delete-used", s.run("multihome network delete backup").await);
@@ -223,6 +223,7 @@ async fn what_is_refused() {
         "delete net nowhere",
         "get pods",
         "doctor node/x",
+        "doctor web",
         "trace vm/web",
     ] {
         text += &format!("$ multihome {line}\n{}\n", s.run(&format!("multihome {line}")).await);
@@ -385,4 +386,54 @@ fn plan_without_a_server() {
         text += &String::from_utf8(data.0.lock().unwrap().clone()).unwrap();
     }
     insta::with_settings!({prepend_module_to_snapshot => false}, { insta::assert_snapshot!("plan", text) });
+}
+
+/// An observation of a guest that races: two DHCP NICs, two default routes with the same metric.
+const TWO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/two-default-routes.json");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_is_judged_from_its_observation() {
+    let s = Server::start().await;
+    let run = |args: &str| {
+        let line = format!("multihome doctor --from {TWO} {args}");
+        let s = &s;
+        async move { s.run(&line).await.replace(TWO, "FILE") }
+    };
+    snapshot!("doctor-machine", run("").await);
+    snapshot!("doctor-machine-json", run("-o json").await);
+    snapshot!("doctor-machine-primary", run("--primary eth1").await);
+    let mut text = String::new();
+    for roles in
+        ["management=eth0,storage=eth1", "management=eth0,storage=eth1 --style rules", "storage=eth7", "storage"]
+    {
+        text += &format!("$ multihome doctor --layout {roles}\n{}\n", run(&format!("--layout {roles}")).await);
+    }
+    snapshot!("doctor-layout", text);
+    let refused = format!("{}{}", run("--primary eth9").await, s.run("multihome doctor --from /nonexistent").await);
+    snapshot!("doctor-machine-refused", refused);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_node_cannot_be_examined_from_here() {
+    use k8s_openapi::api::core::v1::Node;
+    let s = Server::start().await;
+    let api: kube::Api<Node> = kube::Api::all(s.ctx.client.clone());
+    let node: Node = serde_json::from_value(serde_json::json!({"metadata": {"name": "far"}})).unwrap();
+    api.create(&Default::default(), &node).await.unwrap();
+    let status = serde_json::json!({"status": {
+        "nodeInfo": {"bootID": "11111111-2222-3333-4444-555555555555", "architecture": "", "containerRuntimeVersion": "",
+            "kernelVersion": "", "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "operatingSystem": "",
+            "osImage": "", "systemUUID": ""},
+        "conditions": [
+            {"type": "Ready", "status": "True", "message": "the agent runs and watches"},
+            {"type": "Vlan", "status": "False", "message": "create vlan device probe-vl: Operation not supported"}]}});
+    api.patch_status("far", &Default::default(), &kube::api::Patch::Merge(status)).await.unwrap();
+    snapshot!("doctor-node-elsewhere", s.run("multihome doctor node/far").await);
+    // This machine, by its boot id: it is examined, and what its kernel lacks is said.
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let here = serde_json::json!({"status": {"nodeInfo": {"bootID": boot.trim()}}});
+    api.patch_status("far", &Default::default(), &kube::api::Patch::Merge(here)).await.unwrap();
+    let said = s.run("multihome doctor node/far --no-probe").await;
+    assert!(said.contains("network managed by"), "{said}");
+    assert!(said.contains("this node's kernel: Vlan: create vlan device probe-vl: Operation not supported"), "{said}");
 }

@@ -2,6 +2,9 @@
 //!
 //! The rules are pure; whoever observes hands in a [`VmObservation`]. Every finding carries its evidence and what to do.
 
+pub mod apply;
+pub mod collect;
+pub mod machine;
 mod rules;
 
 use serde::Serialize;

@@ -13,8 +13,10 @@
 
 mod addr;
 mod error;
+mod ethtool;
 mod event;
 pub mod fdpass;
+mod inspect;
 mod link;
 mod msg;
 mod neigh;
@@ -25,6 +27,7 @@ mod probe;
 pub mod process;
 mod route;
 mod rtnl;
+mod rule;
 mod socket;
 pub mod sysctl;
 mod tap;
@@ -32,11 +35,14 @@ pub mod udp;
 
 pub use addr::Address;
 pub use error::{Error, Idempotent, Result};
+pub use ethtool::driver;
 pub use event::{LinkEvent, LinkEvents};
+pub use inspect::{AddressInfo, NeighbourInfo, NextHop, RouteInfo};
 pub use link::{Link, LinkChange, LinkKind, NewLink, PortFlags, VethPeer};
 pub use neigh::{FdbEntry, Neighbour};
 pub use netns::{Netns, RUN_DIR};
 pub use probe::{Capabilities, Capability, probe};
 pub use route::{PROTOCOL, Route, RouteKind, TABLE_MAIN};
 pub use rtnl::Rtnl;
+pub use rule::Rule;
 pub use tap::Tap;

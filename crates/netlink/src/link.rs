@@ -24,6 +24,8 @@ const IFLA_EXT_MASK: u16 = 29;
 const IFLA_PROMISCUITY: u16 = 30;
 const IFLA_CARRIER: u16 = 33;
 const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_PERM_ADDRESS: u16 = 54;
+const IFLA_PARENT_DEV_BUS_NAME: u16 = 57;
 const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 
 const IFLA_INFO_KIND: u16 = 1;
@@ -210,6 +212,12 @@ pub struct Link {
     pub multi_queue: bool,
     /// MAC address, of devices that have one of six bytes.
     pub mac: Option<[u8; 6]>,
+    /// The MAC address that the hardware came with, where it says so.
+    pub permanent_mac: Option<[u8; 6]>,
+    /// The bus that its hardware is on (`pci`, `virtio`, `usb`); empty for devices without hardware.
+    pub bus: String,
+    /// Whether it is loopback.
+    pub loopback: bool,
     /// The bridge that it is a port of, by index; 0 if none.
     pub master: u32,
     /// The device below or the veth peer, by index; 0 if none.
@@ -220,6 +228,8 @@ pub struct Link {
     pub promiscuity: u32,
     /// VXLAN network identifier, of VXLAN devices.
     pub vni: Option<u32>,
+    /// The device that tunnels leave by, by index, of VXLAN devices that name one; 0 if none.
+    pub underlay: u32,
     /// UDP port, of VXLAN devices.
     pub vxlan_port: Option<u16>,
     /// The own tunnel address, of VXLAN devices.
@@ -543,6 +553,7 @@ pub(crate) fn parse(body: &[u8]) -> Option<Link> {
         index: msg::u32_at(body, 4)?,
         up: flags & libc::IFF_UP as u32 != 0,
         carrier: flags & libc::IFF_LOWER_UP as u32 != 0,
+        loopback: flags & libc::IFF_LOOPBACK as u32 != 0,
         ..Link::default()
     };
     for a in msg::attrs(body.get(16..)?) {
@@ -552,6 +563,8 @@ pub(crate) fn parse(body: &[u8]) -> Option<Link> {
             IFLA_MTU => link.mtu = a.u32(),
             IFLA_TXQLEN => link.tx_queue_length = a.u32(),
             IFLA_ADDRESS => link.mac = a.data.try_into().ok(),
+            IFLA_PERM_ADDRESS => link.permanent_mac = a.data.try_into().ok(),
+            IFLA_PARENT_DEV_BUS_NAME => link.bus = a.text(),
             IFLA_MASTER => link.master = a.u32(),
             IFLA_LINK => link.parent = a.u32(),
             IFLA_LINK_NETNSID => link.parent_netnsid = Some(a.u32() as i32),
@@ -589,6 +602,7 @@ fn parse_data(link: &mut Link, data: &[u8]) {
             ("tun", TUN_MULTI_QUEUE) => link.multi_queue = a.u8() != 0,
             ("vlan", 1) => link.vlan = Some(a.u16()),
             ("vxlan", VXLAN_ID) => link.vni = Some(a.u32()),
+            ("vxlan", VXLAN_LINK) => link.underlay = a.u32(),
             ("vxlan", VXLAN_PORT) => link.vxlan_port = Some(u16::from_be(a.u16())),
             ("vxlan", VXLAN_LOCAL) => {
                 link.vxlan_local = <[u8; 4]>::try_from(a.data).ok().map(IpAddr::from);

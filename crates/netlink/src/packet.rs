@@ -63,6 +63,27 @@ pub mod filter {
         vec![take(ALL)]
     }
 
+    /// ARP.
+    pub fn arp() -> Vec<Insn> {
+        vec![load_half(12), if_equal(0x0806, 0, 1), take(ALL), take(0)]
+    }
+
+    /// ARP, ICMP and ICMPv6, where no extension header precedes it: what a prober waits for.
+    pub fn arp_or_icmp() -> Vec<Insn> {
+        vec![
+            load_half(12),
+            if_equal(0x0806, 6, 0),
+            if_equal(0x0800, 0, 2),
+            load_byte(23),
+            if_equal(1, 3, 4),
+            if_equal(0x86dd, 0, 3),
+            load_byte(20),
+            if_equal(58, 0, 1),
+            take(ALL),
+            take(0),
+        ]
+    }
+
     fn udp4(port: u32, arp: bool) -> Vec<Insn> {
         let arp_jump = if arp { 8 } else { 9 };
         vec![

@@ -153,6 +153,15 @@ impl Rtnl {
         self.socket.request(message(libc::RTM_NEWROUTE, flags, "set route", route))
     }
 
+    /// Adds a route beside others of the same destination, table and metric.
+    ///
+    /// # Errors
+    /// [`crate::Error::is_exists`] if exactly it is there; otherwise what the kernel refused.
+    pub fn route_append(&mut self, route: &Route) -> Result<()> {
+        let flags = libc::NLM_F_CREATE | libc::NLM_F_APPEND;
+        self.socket.request(message(libc::RTM_NEWROUTE, flags, "add route", route))
+    }
+
     /// Deletes a route.
     ///
     /// # Errors
@@ -182,7 +191,7 @@ impl Rtnl {
     }
 }
 
-fn parse(body: &[u8]) -> Option<Route> {
+pub(crate) fn parse(body: &[u8]) -> Option<Route> {
     let flags = msg::u32_at(body, 8)?;
     if flags & RTM_F_CLONED != 0 {
         return None;

@@ -12,7 +12,7 @@ use multihome_netlink::nft::{self, Changes, Data, Element, Family, Nft, Value};
 use multihome_netlink::packet::{FrameBatch, PacketSocket, filter};
 use multihome_netlink::{
     Address, FdbEntry, Idempotent, LinkChange, LinkEvent, LinkEvents, LinkKind, Netns, NewLink, PortFlags, Route, Rtnl,
-    Tap, VethPeer, fdpass, process, sysctl, udp,
+    Rule, Tap, VethPeer, fdpass, process, sysctl, udp,
 };
 
 fn namespace(test: &str) -> Option<Netns> {
@@ -518,6 +518,63 @@ fn operations_cost_microseconds() {
             let start = Instant::now();
             assert!(rtnl.delete_all(&names).into_iter().all(|r| r.is_ok()));
             println!("delete a tap, 50 in a batch: {:?}", start.elapsed() / 50);
+        })
+        .unwrap();
+}
+
+#[test]
+fn what_a_doctor_reads_is_what_ip_set() {
+    let Some(netns) = namespace("what_a_doctor_reads_is_what_ip_set") else {
+        return;
+    };
+    netns
+        .run(|| {
+            let ip = |line: &str| {
+                let said = out("ip", &line.split(' ').collect::<Vec<_>>());
+                assert_eq!(said, "", "ip {line}");
+            };
+            for n in [0, 1] {
+                ip(&format!("link add v{n} type veth peer name w{n}"));
+                ip(&format!("link set v{n} up"));
+                ip(&format!("link set w{n} up"));
+            }
+            ip("addr add 10.0.0.5/24 dev v0 valid_lft 100 preferred_lft 50");
+            ip("addr add 10.1.0.5/24 dev v1");
+            ip("route add default metric 7 mtu 1400 nexthop via 10.0.0.1 dev v0 nexthop via 10.1.0.1 dev v1 weight 3");
+            ip("rule add pref 1001 from 10.1.0.0/24 to 192.0.2.0/24 iif v0 fwmark 5 lookup 1000 suppress_prefixlength 0");
+            let mut rtnl = Rtnl::open().unwrap();
+            let (v0, v1) = (rtnl.index("v0").unwrap(), rtnl.index("v1").unwrap());
+            let addresses = rtnl.address_infos().unwrap();
+            let a = addresses.iter().find(|a| a.index == v0 && a.ip.is_ipv4()).unwrap();
+            assert!(a.dynamic && a.scope == 0 && a.valid.is_some_and(|v| (90..=100).contains(&v)), "{a:?}");
+            assert!(!addresses.iter().find(|a| a.index == v1 && a.ip.is_ipv4()).unwrap().dynamic);
+            let routes = rtnl.route_infos().unwrap();
+            let r = routes.iter().find(|r| r.route.metric == 7).unwrap();
+            let hops: Vec<(u32, u32)> = r.next_hops.iter().map(|h| (h.oif, h.weight)).collect();
+            assert_eq!((hops, r.mtu, r.dead), (vec![(v0, 1), (v1, 3)], Some(1400), false));
+            let rules = rtnl.rules().unwrap();
+            let rule = rules.iter().find(|r| r.priority == 1001).unwrap();
+            assert_eq!((rule.from, rule.table, rule.mark), ((IpAddr::from([10, 1, 0, 0]), 24), 1000, Some(5)));
+            assert_eq!(rule.to, Some((IpAddr::from([192, 0, 2, 0]), 24)));
+            assert_eq!((rule.iif.as_deref(), rule.suppress_prefix), (Some("v0"), Some(0)));
+            // Ours as ip shows it, once, and gone again.
+            let mine = Rule::from_address(IpAddr::from([10, 0, 0, 5]), 300, 1002);
+            rtnl.rule_add(&mine).unwrap();
+            assert!(rtnl.rule_add(&mine).unwrap_err().is_exists());
+            assert!(out("ip", &["rule"]).contains("1002:\tfrom 10.0.0.5 lookup 300"), "{}", out("ip", &["rule"]));
+            rtnl.rule_delete(&mine).unwrap();
+            assert!(rtnl.rule_delete(&mine).unwrap_err().is_missing());
+            // Two equal default routes beside one another.
+            for gateway in [[10, 0, 0, 1], [10, 0, 0, 2]] {
+                let route = Route { gateway: Some(gateway.into()), oif: v0, ..Route::to(IpAddr::from([0, 0, 0, 0]), 0) };
+                rtnl.route_append(&route).unwrap();
+            }
+            assert_eq!(out("ip", &["route", "show", "default"]).matches("proto 77").count(), 2);
+            ip("neigh add 10.0.0.9 lladdr 02:00:00:00:00:09 dev v0 nud stale");
+            let n = rtnl.neighbour_infos().unwrap().into_iter().find(|n| n.ip == IpAddr::from([10, 0, 0, 9])).unwrap();
+            assert_eq!((n.state, n.mac), (4, Some([2, 0, 0, 0, 0, 9])));
+            assert_eq!(multihome_netlink::driver("v0").unwrap(), "veth");
+            assert!(multihome_netlink::driver("nothing").unwrap_err().is_missing());
         })
         .unwrap();
 }

@@ -117,7 +117,11 @@ pub(super) async fn run(ctx: &Context, args: &Demo) -> CliResult {
     for attempt in 0..20 {
         let last = attempt == 19;
         let mut quiet = if last { Output::stdout() } else { Output::to(std::io::sink(), std::io::sink()) };
-        let args = Doctor { target: Some(format!("vm/{VM}")), output: Format::Table };
+        let args = Doctor {
+            target: Some(format!("vm/{VM}")),
+            output: Format::Table,
+            machine: crate::args::DoctorMachine::default(),
+        };
         code = doctor::run(ctx, &args, &mut quiet).await?;
         if code == 0 {
             doctor::run(ctx, &args, &mut out).await?;

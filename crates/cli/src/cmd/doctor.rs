@@ -11,7 +11,7 @@ use multihome_model::kubevirt::{VirtualMachine, VirtualMachineInstance};
 use multihome_model::{Family, LinkState, Network, NetworkInterface};
 use serde_json::json;
 
-use super::Context;
+use super::{Context, machine};
 use crate::args::{Doctor, Format};
 use crate::{CliError, CliResult, Output};
 
@@ -19,13 +19,15 @@ pub(super) async fn run(ctx: &Context, args: &Doctor, out: &mut Output) -> CliRe
     let names = match &args.target {
         Some(t) => match t.split_once('/') {
             Some(("vm" | "vmi" | "virtualmachine", name)) => vec![name.to_owned()],
-            _ => return Err(CliError::new(format!("{t:?} cannot be examined: use vm/NAME")).exit(2)),
+            Some(("node" | "no", name)) => return machine::node(ctx, name, args, out).await,
+            None if t == "vm" => all_vms(ctx).await?,
+            _ => {
+                return Err(CliError::new(format!("{t:?} cannot be examined"))
+                    .hint("use vm/NAME, vm, node/NAME, or no target for this machine")
+                    .exit(2));
+            }
         },
-        None => {
-            let api: Api<VirtualMachine> = Api::namespaced(ctx.client.clone(), &ctx.namespace);
-            let list = api.list(&ListParams::default()).await.map_err(|e| CliError::from(e).exit(2))?;
-            list.items.iter().map(ResourceExt::name_any).collect()
-        }
+        None => return machine::run(args, out).await,
     };
     let mut total = vec![];
     for name in &names {
@@ -40,6 +42,12 @@ pub(super) async fn run(ctx: &Context, args: &Doctor, out: &mut Output) -> CliRe
         out.json(&json!({"findings": total}))?;
     }
     Ok(u8::from(total.iter().any(|f| f.severity != Severity::Info)))
+}
+
+async fn all_vms(ctx: &Context) -> Result<Vec<String>, CliError> {
+    let api: Api<VirtualMachine> = Api::namespaced(ctx.client.clone(), &ctx.namespace);
+    let list = api.list(&ListParams::default()).await.map_err(|e| CliError::from(e).exit(2))?;
+    Ok(list.items.iter().map(ResourceExt::name_any).collect())
 }
 
 fn print(seen: &VmObservation, found: &[Finding], out: &mut Output) {
@@ -57,6 +65,11 @@ fn print(seen: &VmObservation, found: &[Finding], out: &mut Output) {
     }
     let word = if found.len() == 1 { "finding" } else { "findings" };
     out.line(format!("vm/{}: {} {word}", seen.name, found.len()));
+    print_findings(found, out);
+}
+
+/// Findings, each with its evidence, what it leads to, and its cure.
+pub(super) fn print_findings<'a>(found: impl IntoIterator<Item = &'a Finding>, out: &mut Output) {
     for f in found {
         let severity = match f.severity {
             Severity::Error => "error",
@@ -66,7 +79,7 @@ fn print(seen: &VmObservation, found: &[Finding], out: &mut Output) {
         out.line(format!("\n{severity}: {} ({})", f.message, f.rule));
         f.evidence.iter().for_each(|e| out.line(format!("  seen: {e}")));
         out.line(format!("  leads to: {}", f.consequence));
-        out.line(format!("  mend: {}", f.fix));
+        out.line(format!("  mend: {}", f.fix.replace('\n', "\n        ")));
     }
 }
 

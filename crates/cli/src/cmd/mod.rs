@@ -9,6 +9,7 @@ mod doctor;
 mod get;
 mod guest;
 mod image;
+mod machine;
 mod network;
 mod nic;
 mod plan;
@@ -53,6 +54,7 @@ pub async fn run(cli: Cli, out: &mut Output) -> CliResult {
         Command::Image(args) => return image::run(&cli, args, out),
         Command::Teardown(args) => return serve::teardown(&cli, args).await,
         Command::ReferenceDocs(args) => return docs::run(&args.dir),
+        Command::Doctor(args) if args.target.is_none() => return machine::run(args, out).await,
         Command::Completion(args) => {
             let mut text = vec![];
             clap_complete::generate(args.shell, &mut Cli::command(), "multihome", &mut text);
