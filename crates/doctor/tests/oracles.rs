@@ -120,3 +120,51 @@ fn ifupdown_takes_the_cures() {
     let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(out.status.success() && said.contains("eth1"), "{said}");
 }
+
+/// NetworkManager's reader, offline: it prints the profile as it understands it, and refuses what it does not.
+fn nmcli(profile: &Path) -> String {
+    let input = std::fs::File::open(profile).unwrap();
+    let mut nmcli = Command::new("nmcli");
+    let out = nmcli.args(["--offline", "connection", "modify", "ipv4.may-fail", "yes"]).stdin(input).output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success() && !said.contains("warning"), "{}: {said}", profile.display());
+    said
+}
+
+#[test]
+fn network_manager_takes_the_cures() {
+    if !have("network_manager_takes_the_cures", "nmcli") {
+        return;
+    }
+    let dir = "/etc/NetworkManager/system-connections";
+    let profile = |n: u8| {
+        let text = format!(
+            "[connection]\nid=lan{n}\ntype=ethernet\ninterface-name=eth{n}\n\n[ipv4]\nmethod=auto\n\n[ipv6]\nmethod=auto\n"
+        );
+        ConfigFile { path: format!("{dir}/lan{n}.nmconnection"), text, mode: 0o600 }
+    };
+    let mut o = guest();
+    o.configs = vec![profile(0), profile(1)];
+    o.managers = vec!["NetworkManager".into()];
+    let cured = written(&o, &cures(&o));
+    let said = nmcli(&cured.path().join("etc/NetworkManager/system-connections/lan1.nmconnection"));
+    for line in ["never-default=true", "0.0.0.0/0,10.1.0.1", "table=111", "priority 1111 from 10.1.0.5 table 111"] {
+        assert!(said.contains(line), "{line} is missing:\n{said}");
+    }
+    let other = nmcli(&cured.path().join("etc/NetworkManager/system-connections/lan0.nmconnection"));
+    assert!(!other.contains("never-default=true"), "{other}");
+    // A profile that is in no file gets one.
+    o.configs.clear();
+    let made = written(&o, &cures(&o));
+    let said = nmcli(&made.path().join("etc/NetworkManager/system-connections/eth1.nmconnection"));
+    assert!(said.contains("never-default=true") && said.contains("mac-address=52:54:00:00:00:11"), "{said}");
+    // A VRF per role.
+    o.configs = vec![profile(0), profile(1)];
+    let plan = layout(&o, &parse("management=eth0,storage=eth1").unwrap(), Some(Style::Vrf)).unwrap();
+    let actions: Vec<Action> = plan.roles.into_iter().flat_map(|r| r.actions).collect();
+    let laid = written(&o, &actions);
+    let said = nmcli(&laid.path().join("etc/NetworkManager/system-connections/vrf-storage.nmconnection"));
+    assert!(said.contains("type=vrf") && said.contains("table=1001"), "{said}");
+    let port = nmcli(&laid.path().join("etc/NetworkManager/system-connections/lan1.nmconnection"));
+    assert!(port.contains("vrf-storage") && port.contains("table=1001"), "{port}");
+}

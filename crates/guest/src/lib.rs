@@ -11,6 +11,7 @@ mod dialect;
 mod ec2;
 #[cfg(test)]
 #[path = "../tests/support/fixtures.rs"]
+#[allow(dead_code)]
 mod fixtures;
 mod ifcfg;
 mod ifupdown;

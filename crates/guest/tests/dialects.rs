@@ -4,6 +4,7 @@ use insta::assert_snapshot;
 use multihome_guest::{Dialect, Guest, render};
 
 #[path = "support/fixtures.rs"]
+#[allow(dead_code)]
 mod fixtures;
 use fixtures::{dual, foreign, guest, three};
 
