@@ -36,11 +36,15 @@ fn plans() -> impl Strategy<Value = RoutePlan> {
 }
 
 fn shape(i: usize, v4: &Option<Fam>, v6: &Option<Fam>, mtu: u32) -> Shape {
+    // One guarded family makes the network somebody else's, and IPv6 knows other people's routers by link-local address.
+    let others = [v4, v6].iter().any(|f| f.as_ref().is_some_and(|f| f.dhcp == DhcpMode::Guard));
     // Fixtures take static text; a test's process may leak a little.
     let text = |s: String| -> &'static str { s.leak() };
     let family = |f: &Fam, net: String, prefix: u8, to: String| {
-        let gateway = f.gateway.then(|| text(format!("{net}1")));
-        let route = (f.route && f.gateway).then(|| text(to));
+        let link_local = others && prefix == 64 && f.dhcp == DhcpMode::Server;
+        let router = if link_local { "fe80::1".to_owned() } else { format!("{net}1") };
+        let gateway = f.gateway.then(|| text(router));
+        let route = (f.route && f.gateway && !link_local).then(|| text(to));
         let zero = if prefix == 24 { "0" } else { "" };
         let spec = subnet(&format!("{net}{zero}/{prefix}"), f.dhcp, gateway, route, &[]);
         (spec, f.address.then(|| text(format!("{net}5"))))
