@@ -130,10 +130,15 @@ fn what_is_written_is_understood_again() {
         }
         let link = o.links[0].name.clone();
         let remedy = Fixer::new(&o).write(&link, &piece);
-        let Action::WriteFile { path, content, mode } = &remedy.actions[0] else { panic!("{remedy:?}") };
-        let file = ConfigFile { path: path.clone(), text: content.clone(), mode: *mode };
-        let read = config::nics(&[file]);
-        assert!(read.iter().any(|c| c.matches(&o.links[0]) && c.never_default && c.dhcp4 == Some(true)), "{content}");
+        let file = |a: &Action| match a {
+            Action::WriteFile { path, content, mode } => {
+                Some(ConfigFile { path: path.clone(), text: content.clone(), mode: *mode })
+            }
+            _ => None,
+        };
+        let files: Vec<ConfigFile> = remedy.actions.iter().filter_map(file).collect();
+        let read = config::nics(&files);
+        assert!(read.iter().any(|c| c.matches(&o.links[0]) && c.never_default && c.dhcp4 == Some(true)), "{files:?}");
     }
 }
 
