@@ -92,10 +92,7 @@ pub(crate) async fn follow(agent: &Agent) {
         let changed = tokio::time::timeout(LOOK, agent.guard.changed()).await;
         tokio::task::block_in_place(|| agent.guard.expire());
         for uid in changed.unwrap_or_default() {
-            let nic = {
-                let t = agent.world.read();
-                t.nics.values().find(|n| n.uid().as_deref() == Some(&*uid)).cloned()
-            };
+            let nic = agent.world.read().nic_of_uid(&uid);
             let (Some(nic), Some(view)) = (nic, agent.guard.view(&uid)) else { continue };
             if let Some(vm) = multihome_control::world::vm_key(&nic) {
                 // A default route on its way may have moved on.

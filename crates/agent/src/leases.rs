@@ -12,14 +12,15 @@ use multihome_model::{Condition, LeaseStatus, NetworkInterface};
 
 use crate::{Agent, Work};
 
+/// What is said of the one client that no answer of a server keeps from making a default route.
+const CONNMAN: &str = "the guest's client is ConnMan, which makes a default route by a NIC that is told none: \
+    make this NIC the primary, or configure it in the guest by hand (multihome guest config)";
+
 /// Follows the DHCP server's leases for as long as it is polled.
 pub(crate) async fn follow(agent: &Agent) {
     loop {
         for uid in agent.dhcp.changed().await {
-            let nic = {
-                let t = agent.world.read();
-                t.nics.values().find(|n| n.uid().as_deref() == Some(&*uid)).cloned()
-            };
+            let nic = agent.world.read().nic_of_uid(&uid);
             let (Some(nic), Some(lease)) = (nic, agent.dhcp.lease(&uid)) else { continue };
             if let Some(vm) = multihome_control::world::vm_key(&nic) {
                 // A default route on its way may have moved on.
@@ -83,6 +84,9 @@ async fn tell(agent: &Agent, nic: &Arc<NetworkInterface>, lease: &LeaseView) -> 
             let (reason, with) = if routed { ("LeasedWithRouter", "with") } else { ("Leased", "without") };
             let text = format!("the guest took {} {with} a default route", lease.address);
             agent.events.normal(nic.as_ref(), reason, text).await;
+            if lease.invents_routes && !routed {
+                agent.events.warning(nic.as_ref(), "ClientInventsRoute", CONNMAN).await;
+            }
         }
         Some(Fact::Refused(Refusal::RoutesChanged)) => {
             agent

@@ -15,6 +15,7 @@ mod observe;
 mod plumbing;
 mod spec;
 mod teardown;
+mod warnings;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -191,7 +192,8 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
         node::report(&agent, &kernel),
         leases::follow(&agent),
         leases6::follow(&agent),
-        guarded::follow(&agent)
+        guarded::follow(&agent),
+        warnings::follow(&agent)
     );
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use multihome_control::queue::Next;
-use multihome_dataplane::kernel::{Config as KernelConfig, Kernel};
+use multihome_dataplane::kernel::{Config as KernelConfig, Kernel, Rogue};
 use multihome_dataplane::{Engine, StepError};
 use multihome_dhcp::guard::server::Doorkeeper;
 use multihome_model::IfName;
@@ -175,6 +175,13 @@ impl Plumbing {
             devices.into_iter().filter_map(index).collect()
         });
         Ok(found.await?)
+    }
+
+    /// Taps whose guests pretended lately to be DHCP servers or routers, and were silenced.
+    pub(crate) async fn rogues(&self) -> Result<BTreeSet<(IfName, Rogue)>, Error> {
+        let this = self.clone();
+        let found = tokio::task::spawn_blocking(move || lock(&this.inner).engine.rogues());
+        found.await?.map_err(|e| Error::Dataplane(e.to_string()))
     }
 
     /// Reads the indexes of taps that were in place before this process started.

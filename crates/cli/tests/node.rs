@@ -257,6 +257,7 @@ fn a_foreign_server_is_guarded() {
         node.guest_sh("web", "ping -6 -c 1 -W 1 fd77::1").0.then_some(())
     });
     assert_eq!(node.default_routes6("web"), Vec::<String>::new());
+    what_is_dropped_is_told(&node, &lan, &text("/status/mac"));
     // The primary moves to the network of the foreign server, and back: its guest follows at the next renewal.
     node.cli(&["nic", "set-primary", "web-lan"]);
     eventually("the IPv6 default route is by the foreign router", 15, || {
@@ -266,6 +267,48 @@ fn a_foreign_server_is_guarded() {
     node.cli(&["nic", "set-primary", "web-ours"]);
     eventually("the IPv6 default route is gone", 15, || node.default_routes6("web").is_empty().then_some(()));
     eventually("the default route moved back", 100, || only("10.90.91.1"));
+}
+
+/// Sends the first fragment of a DHCP answer to a MAC, by the host's own wire.
+const FRAGMENT: &str = r#"
+import socket, struct, sys
+mac = bytes.fromhex(sys.argv[1].replace(":", ""))
+bootp = bytes([2, 1, 6, 0]) + bytes(24) + mac + bytes(200)
+udp = struct.pack("!HHHH", 67, 68, 8 + 900, 0) + bootp
+ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 7, 0x2000, 64, 17, 0, bytes([10, 77, 0, 1]), bytes([255] * 4))
+total = sum(struct.unpack("!10H", ip))
+total = (total & 0xffff) + (total >> 16)
+ip = ip[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xffff) + ip[12:]
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+wire.bind(("wire", 0))
+wire.send(mac + bytes([2, 0, 0, 0, 0, 1, 8, 0]) + ip + udp)
+"#;
+
+/// What cannot be handed on, and a guest that speaks as a DHCP server, are told of in Events.
+fn what_is_dropped_is_told(node: &Node, lan: &Lan, mac: &str) {
+    let event = |reason: &str| {
+        eventually(reason, 30, || {
+            let list: serde_json::Value = serde_json::from_str(&node.cli(&["get", "events", "-o", "json"])).ok()?;
+            let of = |e: &&serde_json::Value| e["reason"] == reason;
+            Some(list["items"].as_array()?.iter().find(of)?["message"].as_str()?.to_owned())
+        })
+    };
+    assert!(lan.command("python3", &["-c", FRAGMENT, mac]).status().unwrap().success());
+    let note = event("AnswerDropped");
+    assert!(note.contains("(1 so far): it comes in fragments"), "{note}");
+    // A real server in the guest, asked by a real client on the wire.
+    let server = "printf 'start 10.77.0.200\nend 10.77.0.210\ninterface eth1\nlease_file /tmp/leases\n' >/tmp/udhcpd.conf\n\
+        touch /tmp/leases; busybox udhcpd /tmp/udhcpd.conf";
+    let (started, said) = node.guest_sh("web", server);
+    assert!(started, "{said}");
+    let mut client =
+        lan.command("busybox", &["udhcpc", "-i", "wire", "-n", "-q", "-t", "3", "-T", "1", "-s", "/bin/true"]);
+    let answer = client.output().unwrap();
+    let heard = String::from_utf8_lossy(&answer.stderr).into_owned();
+    assert!(!heard.contains("10.77.0.2"), "the guest's server is silenced: {heard}");
+    let note = event("RogueDhcpServer");
+    let who = "VM default/web speaks as a DHCP server on Network default/lan by its NIC web-lan";
+    assert!(note.contains(who), "{note}");
 }
 
 #[test]

@@ -236,6 +236,17 @@ fn the_client_id_is_echoed_and_never_the_identity() {
 }
 
 #[test]
+fn a_client_that_invents_routes_is_known_by_what_it_asks_for() {
+    let ask = |list: &[u8]| {
+        let p = packet(&Request { kind: 1, options: &[(55, list)], ..Default::default() });
+        Message::parse(&p).unwrap().invents_routes()
+    };
+    assert!(ask(&[1, 3, 26, 252, 42, 15, 6, 12]), "ConnMan");
+    assert!(!ask(&[1, 3, 6, 12, 15, 28, 42]), "udhcpc");
+    assert!(!ask(&[1, 3, 26, 252, 42, 15, 6]));
+}
+
+#[test]
 fn relays() {
     let relay = Ipv4Addr::new(10, 0, 0, 200);
     let info = [(82u8, &[1, 2, 7, 7][..])];

@@ -15,7 +15,7 @@ use std::time::Instant;
 use guest::*;
 use ipnet::IpNet;
 use multihome_dataplane::Engine;
-use multihome_dataplane::kernel::{Config, Kernel};
+use multihome_dataplane::kernel::{Config, Kernel, Rogue};
 use multihome_model::{IfName, MacAddr, Mtu, VlanId, Vni, names};
 use multihome_netlink::packet::{FrameBatch, filter};
 use multihome_netlink::{
@@ -301,6 +301,9 @@ fn a_guest_that_lies_is_silent() {
     assert_eq!(what, None);
     // All but the DHCP request, which is not a lie, count as such.
     assert_eq!(engine.drops().unwrap()[&tap] - before, lies.len() as u64 - 1);
+    // Who pretended to be what is known.
+    let known: Vec<_> = engine.rogues().unwrap().into_iter().collect();
+    assert_eq!(known, [(tap.clone(), Rogue::Dhcp4), (tap.clone(), Rogue::Router)]);
     // We ourselves heard the request, before the bridge did.
     let mut batch = FrameBatch::new(8, 2048);
     assert_eq!(spy.receive(&mut batch).unwrap(), 1);
