@@ -1,7 +1,6 @@
 //! Routing domains: a network namespace per VPC with gateway legs, and its way out to the host.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
@@ -235,19 +234,12 @@ impl Kernel {
 
     /// Turns forwarding on for these devices, and notes those that had it off before.
     fn hold_forwarding(&mut self) -> Result<()> {
-        let dir = self.config.state_dir.join("forwarding");
         for device in self.outside_devices()? {
             let key = forwarding_key(&device);
             if self.config.host.run(|| sysctl::read(&key))?? == "1" {
                 continue;
             }
-            // Noted first: a crash between the two puts back what was never changed.
-            let path = dir.join(&device);
-            fs::create_dir_all(&dir).and_then(|()| fs::write(&path, "0")).map_err(|source| Error::Io {
-                op: "write",
-                path: path.display().to_string(),
-                source,
-            })?;
+            self.note("forwarding", &device)?;
             self.config.host.run(|| sysctl::set(&key, "1"))??;
         }
         Ok(())
@@ -255,21 +247,11 @@ impl Kernel {
 
     /// Puts back what [`Kernel::hold_forwarding`] changed.
     pub(super) fn release_forwarding(&mut self) -> Result<()> {
-        let dir = self.config.state_dir.join("forwarding");
-        let Ok(entries) = fs::read_dir(&dir) else { return Ok(()) };
-        for entry in entries.flatten() {
-            if let Ok(device) = entry.file_name().into_string() {
-                let key = forwarding_key(&device);
-                self.config.host.run(|| sysctl::set(&key, "0"))?.unless_missing()?;
-            }
-            let path = entry.path();
-            fs::remove_file(&path).map_err(|source| Error::Io {
-                op: "remove",
-                path: path.display().to_string(),
-                source,
-            })?;
+        for device in self.all_noted("forwarding") {
+            let key = forwarding_key(&device);
+            self.config.host.run(|| sysctl::set(&key, "0"))?.unless_missing()?;
+            self.forget_note("forwarding", &device)?;
         }
-        let _ = fs::remove_dir(&dir);
         Ok(())
     }
 }

@@ -6,6 +6,7 @@
 
 mod bridge;
 mod domain;
+mod notes;
 mod observe;
 mod security;
 
