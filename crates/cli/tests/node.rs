@@ -361,6 +361,9 @@ macro_rules! snapshot {
             (r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}(\.[0-9]+)?Z", "<TIME>"),
             (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<UID>"),
             (r"\bmh[a-z][0-9a-z]{6,}\b", "<DEVICE>"),
+            // Addresses that the guest forms from its MAC, and that a foreign server chose.
+            (r"\bfd00:[0-9]+::[0-9a-f:]+/64", "<FORMED>/64"),
+            (r"\b10\.99\.0\.[5-9][0-9]\b", "10.99.0.<GIVEN>"),
             // Columns are as wide as what stands in them.
             (r"\b[0-9]+(\.[0-9]+)? ?(s|ms|m)\b  +", "<DURATION> "),
             (r"\b[0-9]+(\.[0-9]+)? ?(s|ms|m)\b", "<DURATION>"),
@@ -404,12 +407,28 @@ fn the_demo_tells_its_story() {
     let text = |p: &std::path::PathBuf| p.to_string_lossy().into_owned();
     let image = ["image", "import", "multihome/demo-guest", "--kernel", &text(kernel), "--initramfs", &text(initramfs)];
     node.cli(&image);
-    let manifest = multihome_testkit::repository().join("examples/three-networks.yaml");
-    let manifest = manifest.display().to_string();
-    snapshot!(
-        "node-demo",
-        said(&node, &["demo", "--manifest", &manifest]).replace(&manifest, "examples/three-networks.yaml")
-    );
+    let examples = multihome_testkit::repository().join("examples").display().to_string();
+    let (manifest, foreign) = (format!("{examples}/three-networks.yaml"), format!("{examples}/foreign-network.yaml"));
+    // As every node, this one has a way out that is not the device that it lends.
+    for command in [
+        "link add out0 type veth peer name out1",
+        "addr add 192.0.2.1/24 dev out0",
+        "link set out0 up",
+        "link set out1 up",
+        "route add default via 192.0.2.2",
+    ] {
+        let words = command.split(' ');
+        assert!(std::process::Command::new("ip").args(["-n", node.netns()]).args(words).status().unwrap().success());
+    }
+    let mut lan = Lan::new(&node, "demo-office", &["10.99.0.1/24", "fd00:99::1/64"]);
+    let office = multihome_testkit::repository().join("scripts/demo.d/office.conf").display().to_string();
+    lan.serve("dnsmasq", &["--keep-in-foreground", &format!("--conf-file={office}"), "--log-facility=-"]);
+    let text = said(&node, &["demo", "--manifest", &manifest, "--foreign", &foreign]);
+    let mut text = text.replace(&examples, "examples");
+    while text.contains("    ") {
+        text = text.replace("    ", "   ");
+    }
+    snapshot!("node-demo", text);
 }
 
 #[test]
