@@ -381,7 +381,7 @@ fn what_commands_say_with_a_running_guest() {
     snapshot!("node-vm-exec-missing", said(&node, &["vm", "exec", "web", "--", "/no/such/program"]));
     snapshot!("node-nic-create-wait", said(&node, &["nic", "create", "--network", "b", "--vm", "web", "--wait", "60"]));
     eventually("the doctor finds nothing", 30, || node.try_cli(&["doctor", "vm/web"]).status.success().then_some(()));
-    snapshot!("node-doctor", said(&node, &["doctor"]));
+    snapshot!("node-doctor", said(&node, &["doctor", "vm"]));
     snapshot!("node-vm-list", said(&node, &["vm", "list"]));
     snapshot!("node-nic-list", said(&node, &["nic", "list"]));
     snapshot!("node-nic-detach", said(&node, &["nic", "detach", "web-b"]));

@@ -193,7 +193,12 @@ pub fn dialect(o: &MachineObservation) -> Dialect {
     if let Some(d) = rest.into_iter().find(|d| configured(*d)) {
         return d;
     }
-    if runs("dhcpcd") || o.configs.iter().any(|f| f.path == "/etc/dhcpcd.conf") {
+    // The package brings a file that says nothing of any NIC, which proves nothing where the program does not run.
+    let names_a_nic = |f: &ConfigFile| {
+        let words = ["interface", "static", "denyinterfaces", "allowinterfaces"];
+        f.text.lines().any(|l| l.split_whitespace().next().is_some_and(|w| words.contains(&w)))
+    };
+    if runs("dhcpcd") || o.configs.iter().any(|f| f.path == "/etc/dhcpcd.conf" && names_a_nic(f)) {
         Dialect::Dhcpcd
     } else {
         Dialect::Plain

@@ -89,7 +89,7 @@ fn every_dialect_has_its_own_cure() {
             "iface eth1 inet static\n address 10.1.0.5/24\n gateway 10.1.0.1\n",
             &["remove the line «gateway 10.1.0.1»", "if-up.d/multihome-eth1-replies", "ip rule add pref 1103"],
         ),
-        ("/etc/dhcpcd.conf", "", &["nogateway", "dhcpcd.exit-hook"]),
+        ("/etc/dhcpcd.conf", "interface eth1\n", &["nogateway", "dhcpcd.exit-hook"]),
         ("", "", &["nothing that is known manages", "ip rule add pref 1103 from 10.1.0.5/32 lookup 103"]),
     ];
     for (path, text, wanted) in cases {
@@ -100,6 +100,15 @@ fn every_dialect_has_its_own_cure() {
             assert!(said.contains(w), "{path} lacks {w:?}:\n{said}");
         }
     }
+}
+
+#[test]
+fn a_package_that_lies_idle_manages_nothing() {
+    let stock = "# a comment\nhostname\nduid\npersistent\noption rapid_commit\n";
+    let mut o = machine("/etc/dhcpcd.conf", stock);
+    assert_eq!(config::dialect(&o), Dialect::Plain);
+    o.managers.push("dhcpcd".into());
+    assert_eq!(config::dialect(&o), Dialect::Dhcpcd);
 }
 
 #[test]
