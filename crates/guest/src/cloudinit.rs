@@ -31,7 +31,7 @@ fn physical(nic: &Nic<'_>) -> Value {
         "name": nic.device,
         "mac_address": nic.plan.mac.to_string(),
         "mtu": nic.plan.mtu.get(),
-        "accept-ra": nic.v6().is_dhcp(),
+        "accept-ra": nic.v6().is_served(),
         "subnets": subnets,
     })
 }
@@ -41,6 +41,8 @@ fn subnet(nic: &Nic<'_>, s: &Stack<'_>) -> Option<Value> {
     let mut out = match s.how() {
         How::Nothing => return None,
         How::Dhcp => json!({"type": format!("dhcp{}", s.digit())}),
+        How::Router { info: false } => json!({"type": "ipv6_slaac"}),
+        How::Router { info: true } => json!({"type": "ipv6_dhcpv6-stateless"}),
         How::Static(a) => json!({"type": if six { "static6" } else { "static" }, "address": a.to_string()}),
     };
     if let Some(via) = s.default_via() {
@@ -79,7 +81,7 @@ fn ethernet(nic: &Nic<'_>) -> Value {
         "mtu": nic.plan.mtu.get(),
         "dhcp4": v4.is_dhcp(),
         "dhcp6": v6.is_dhcp(),
-        "accept-ra": v6.is_dhcp(),
+        "accept-ra": v6.is_served(),
     });
     if !nic.is_primary() {
         e["optional"] = true.into();

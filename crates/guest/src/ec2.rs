@@ -1,9 +1,10 @@
 //! EC2's metadata as a tree of paths and values.
 //!
-//! Two things differ from EC2 on purpose (docs/decisions/0004):
+//! Three things differ from EC2 on purpose (docs/decisions/0004):
 //! - `device-number` is answered and not listed. cloud-init walks the lists; where it finds that number on a netplan guest
 //!   (24.1 to 26.2 at least) it asks each secondary's DHCP server for a router and fails with a KeyError, because there is
 //!   none. Without it, it leaves source routing alone, as on other EC2-like clouds. Programs that ask for it get it.
+//! - `ipv6s` is listed only where a DHCPv6 server gives that address, because cloud-init asks one wherever it is.
 //! - NICs that have no IPv4 address from a server are answered and not listed, because cloud-init asks for one by DHCP on
 //!   all that are.
 
@@ -46,7 +47,8 @@ pub(crate) fn tree(guest: &Guest) -> BTreeMap<String, Leaf> {
     for (number, nic) in nics.iter().enumerate() {
         let listed = nic.v4().is_dhcp();
         for (key, value) in interface(guest, nic, number) {
-            put(&format!("network/interfaces/macs/{}/{key}", nic.plan.mac), value, listed && key != "device-number");
+            let listed = listed && key != "device-number" && (key != "ipv6s" || nic.v6().is_dhcp());
+            put(&format!("network/interfaces/macs/{}/{key}", nic.plan.mac), value, listed);
         }
     }
     out

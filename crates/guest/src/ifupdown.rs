@@ -26,12 +26,12 @@ fn interface(nic: &Nic<'_>) -> String {
     let method = match v4.how() {
         How::Dhcp => "dhcp",
         How::Static(_) => "static",
-        How::Nothing => "manual",
+        How::Router { .. } | How::Nothing => "manual",
     };
     let _ = writeln!(out, "iface {dev} inet {method}");
     let _ = writeln!(out, "    pre-up ip link set dev $IFACE mtu {}", nic.plan.mtu);
     let sysctl = "/proc/sys/net/ipv6/conf/$IFACE";
-    match (v6.is_dhcp(), v6.is_primary()) {
+    match (v6.is_served(), v6.is_primary()) {
         (true, true) => {}
         (true, false) => drop(writeln!(out, "    pre-up echo 0 > {sysctl}/accept_ra_defrtr")),
         (false, _) => drop(writeln!(out, "    pre-up echo 0 > {sysctl}/accept_ra || true")),
@@ -44,6 +44,12 @@ fn interface(nic: &Nic<'_>) -> String {
         How::Nothing => {}
         How::Dhcp => {
             let _ = writeln!(out, "iface {dev} inet6 dhcp\n    accept_ra 1");
+        }
+        How::Router { info } => {
+            let _ = writeln!(out, "iface {dev} inet6 auto");
+            if info {
+                let _ = writeln!(out, "    dhcp 1");
+            }
         }
         How::Static(_) => {
             // Duplicate address detection would keep the address from being used for a second.

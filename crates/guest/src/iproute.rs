@@ -34,7 +34,7 @@ pub(crate) fn script(guest: &Guest) -> String {
         let _ = writeln!(out, "\n# {}\nnic {}", nic.plan.name, nic.plan.mac);
         let _ = writeln!(out, "ip link set dev \"$d\" mtu {} up", nic.plan.mtu);
         let v6 = nic.v6();
-        if !v6.is_dhcp() {
+        if !v6.is_served() {
             out.push_str("no_router accept_ra\n");
         } else if !v6.is_primary() {
             out.push_str("no_router accept_ra_defrtr\n");
@@ -58,7 +58,8 @@ fn family(out: &mut String, nic: &Nic<'_>, s: &Stack<'_>) {
     let Some(plan) = plan else { return };
     match plan.address {
         Some(a) => address(out, s, &a),
-        None => drop(writeln!(out, "# its DHCP server knows the address: run the DHCP client on $d")),
+        None if s.is_dhcp() => drop(writeln!(out, "# its DHCP server knows the address: run the DHCP client on $d")),
+        None => drop(writeln!(out, "# its router knows the prefix: the kernel forms the address")),
     }
     if s.lacks_rule() {
         let _ = writeln!(out, "# {}", no_rule("$d", s));

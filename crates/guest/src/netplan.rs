@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::view::{How, Nic, Stack, no_rule};
+use crate::view::{Nic, Stack, no_rule};
 use crate::yaml::yaml;
 use crate::{File, Guest};
 
@@ -30,7 +30,7 @@ fn ethernet(nic: &Nic<'_>) -> Value {
     e["dhcp4"] = v4.is_dhcp().into();
     e["dhcp6"] = v6.is_dhcp().into();
     overrides(&mut e, &v4, &v6);
-    e["accept-ra"] = v6.is_dhcp().into();
+    e["accept-ra"] = v6.is_served().into();
     let addresses: Vec<String> = nic.stacks().iter().filter_map(Stack::address).map(|a| a.to_string()).collect();
     let routes: Vec<Value> = nic.stacks().iter().flat_map(routes).collect();
     let rules: Vec<Value> = nic
@@ -82,7 +82,7 @@ fn routes(s: &Stack<'_>) -> Vec<Value> {
     }
     for r in s.routes() {
         let mut route = json!({"to": r.to.to_string(), "via": r.via.to_string()});
-        if s.how() != How::Dhcp {
+        if !s.is_served() {
             route["metric"] = s.metric().into();
         }
         out.push(route);

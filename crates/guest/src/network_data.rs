@@ -36,6 +36,8 @@ fn network(nic: &Nic<'_>, s: &Stack<'_>) -> Option<Value> {
         (How::Nothing, _) => return None,
         (How::Dhcp, 4) => "ipv4_dhcp",
         (How::Dhcp, _) => "ipv6_dhcpv6-stateful",
+        (How::Router { info: false }, _) => "ipv6_slaac",
+        (How::Router { info: true }, _) => "ipv6_dhcpv6-stateless",
         (How::Static(_), 4) => "ipv4",
         (How::Static(_), _) => "ipv6",
     };

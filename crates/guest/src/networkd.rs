@@ -30,7 +30,7 @@ fn network(nic: &Nic<'_>) -> String {
         (false, true) => "ipv6",
         (false, false) => "no",
     };
-    let _ = writeln!(out, "\n[Network]\nDHCP={dhcp}\nIPv6AcceptRA={}", yes_no(v6.is_dhcp()));
+    let _ = writeln!(out, "\n[Network]\nDHCP={dhcp}\nIPv6AcceptRA={}", yes_no(v6.is_served()));
     for a in nic.stacks().iter().filter_map(Stack::address) {
         let _ = writeln!(out, "Address={a}");
     }
@@ -40,7 +40,7 @@ fn network(nic: &Nic<'_>) -> String {
     if !nic.search().is_empty() {
         let _ = writeln!(out, "Domains={}", nic.search().join(" "));
     }
-    for s in nic.stacks().iter().filter(|s| s.is_dhcp()) {
+    for s in nic.stacks().iter().filter(|s| s.is_served()) {
         leases(&mut out, s);
     }
     for s in &nic.stacks() {
@@ -49,7 +49,8 @@ fn network(nic: &Nic<'_>) -> String {
     out
 }
 
-/// What is taken from a server: everything on the primary, all but the gateway and DNS on a secondary.
+/// What is taken from a server: everything on the primary, all but the gateway and DNS on a secondary. Whether DHCPv6 is
+/// asked at all follows from the flags of router advertisements (systemd.network(5), `DHCPv6Client=`).
 fn leases(out: &mut String, s: &Stack<'_>) {
     let gateway = if s.is_primary() { "" } else { "UseGateway=no\n" };
     let dns = if s.wants_dns() { "" } else { "UseDNS=no\n" };

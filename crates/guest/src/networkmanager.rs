@@ -29,7 +29,8 @@ fn keyfile(nic: &Nic<'_>) -> String {
 
 fn family(out: &mut String, nic: &Nic<'_>, s: &Stack<'_>) {
     let method = match (s.how(), s.digit()) {
-        (How::Dhcp, _) => "auto",
+        // For IPv6: as router advertisements say, by DHCPv6 or without.
+        (How::Dhcp | How::Router { .. }, _) => "auto",
         (How::Static(_), _) => "manual",
         (How::Nothing, 4) => "disabled",
         (How::Nothing, _) => "link-local",
@@ -41,6 +42,10 @@ fn family(out: &mut String, nic: &Nic<'_>, s: &Stack<'_>) {
     if let Some(a) = s.address() {
         let _ = writeln!(out, "address1={a}");
     }
+    if matches!(s.how(), How::Router { .. }) && nic.plan.family(s.family).is_some_and(|p| p.address.is_some()) {
+        // The address that the plan knows is the one of the NIC's MAC (RFC 4291 appendix A).
+        let _ = writeln!(out, "addr-gen-mode=eui64");
+    }
     if let Some(via) = s.default_via() {
         let _ = writeln!(out, "gateway={via}");
     }
@@ -49,7 +54,7 @@ fn family(out: &mut String, nic: &Nic<'_>, s: &Stack<'_>) {
         // Drops the default route of options 3 and 121, and of router advertisements; keeps the specific ones.
         let _ = writeln!(out, "never-default=true");
     }
-    if s.is_dhcp() && !s.wants_dns() {
+    if s.is_served() && !s.wants_dns() {
         let _ = writeln!(out, "ignore-auto-dns=true");
     }
     if s.address().is_some() {

@@ -20,7 +20,7 @@ route() { # FAMILY DEVICE TABLE DESTINATION GATEWAY
 }
 
 rule() { # FAMILY PRIORITY FROM TABLE
-    ip "$1" rule show | grep -q "^$2:.* from $3 lookup $4\( \|\$\)" && return
+    ip "$1" rule show | grep -q "^$2:[[:space:]]*from $3 lookup $4\( \|\$\)" && return
     ip "$1" rule del pref "$2"
     ip "$1" rule add pref "$2" from "$3" lookup "$4" protocol kernel || ip "$1" rule add pref "$2" from "$3" lookup "$4"
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use multihome_model::Family;
-use multihome_plan::route::RoutePlan;
+use multihome_plan::route::{Method, RoutePlan};
 use serde::{Deserialize, Serialize};
 
 use crate::Guest;
@@ -24,6 +24,20 @@ pub struct KernelState {
     pub routes: BTreeSet<Route>,
     /// Rules besides the kernel's own three.
     pub rules: BTreeSet<Rule>,
+    /// NICs whose addresses and routes only somebody else's servers and routers know, by family.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub foreign: BTreeSet<Foreign>,
+}
+
+/// A family of a NIC of which the plan knows nothing but whether it may hold the default route.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Foreign {
+    /// The NIC.
+    pub nic: String,
+    /// The family.
+    pub family: Family,
+    /// Whether a router there may be the default router.
+    pub default_route: bool,
 }
 
 /// A link.
@@ -84,7 +98,8 @@ impl KernelState {
 
     /// What keeps `seen` from being this state, one sentence each; empty where it is. Beyond what is planned, a guest may
     /// have routes to single hosts in its main table, which clients of DHCP put there for gateways and name servers, and
-    /// addresses and connected routes of a family whose address only a foreign server knows.
+    /// addresses and connected routes of a family whose address only a foreign server knows; by a NIC of which nothing but
+    /// that is known, also specific routes, and the default route where it is the primary.
     pub fn differences(&self, seen: &KernelState) -> Vec<String> {
         let mut out = vec![];
         for (nic, want) in &self.links {
@@ -99,7 +114,8 @@ impl KernelState {
         }
         let of_unknown = |r: &Route| {
             let addresses = self.links.get(&r.nic).map(|l| (l.ipv4.is_empty(), l.ipv6.is_empty()));
-            r.via == Via::Link && addresses.is_none_or(|(v4, v6)| if r.to.addr().is_ipv4() { v4 } else { v6 })
+            let unknown = addresses.is_none_or(|(v4, v6)| if r.to.addr().is_ipv4() { v4 } else { v6 });
+            (r.via == Via::Link && unknown) || self.foreign.iter().any(|f| f.allows(r))
         };
         let tolerated = |r: &&Route| r.table == MAIN && (r.to.prefix_len() == r.to.max_prefix_len() || of_unknown(r));
         for extra in seen.routes.iter().filter(|r| !planned(r)).filter(|r| !tolerated(r)) {
@@ -108,6 +124,13 @@ impl KernelState {
         out.extend(self.rules.difference(&seen.rules).map(|r| format!("rule is missing: {}", describe_rule(r))));
         out.extend(seen.rules.difference(&self.rules).map(|r| format!("rule is not planned: {}", describe_rule(r))));
         out
+    }
+}
+
+impl Foreign {
+    fn allows(&self, r: &Route) -> bool {
+        let family = if r.to.addr().is_ipv4() { Family::IPv4 } else { Family::IPv6 };
+        r.nic == self.nic && family == self.family && (r.to.prefix_len() > 0 || self.default_route)
     }
 }
 
@@ -164,6 +187,10 @@ fn expect_stack(nic: &Nic<'_>, stack: &Stack<'_>, link: &mut Link, out: &mut Ker
         return;
     }
     let Some(plan) = nic.plan.family(stack.family) else { return };
+    if plan.method == Method::Guard && plan.address.is_none() && plan.gateway.is_none() {
+        let (nic, family) = (nic.plan.name.clone(), stack.family);
+        out.foreign.insert(Foreign { nic, family, default_route: plan.default_route });
+    }
     let mut route = |table, to: IpNet, via| out.routes.insert(Route { table, to, via, nic: nic.plan.name.clone() });
     if let Some(address) = plan.address {
         match address {
@@ -174,7 +201,7 @@ fn expect_stack(nic: &Nic<'_>, stack: &Stack<'_>, link: &mut Link, out: &mut Ker
     }
     let any: Option<IpNet> = stack.any().parse().ok();
     if let (true, Some(any), Some(gateway)) = (plan.default_route, any, plan.gateway) {
-        let advertised = stack.is_dhcp() && stack.family == Family::IPv6;
+        let advertised = stack.is_served() && stack.family == Family::IPv6;
         route(MAIN, any, if advertised { Via::Router } else { Via::Gateway(gateway) });
     }
     for r in stack.routes() {

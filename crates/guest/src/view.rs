@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use multihome_model::Family;
+use multihome_model::{Addressing, Family};
 use multihome_plan::primary::FAMILIES;
 use multihome_plan::route::{FamilyPlan, Method, NicPlan, PlannedRoute};
 
@@ -16,8 +16,13 @@ const PRIORITY_OVER_TABLE: u32 = 900;
 /// How a guest gets an address of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum How {
-    /// It asks a server: Multihome's own, or one behind the guard.
+    /// It asks a DHCP server: Multihome's own, or one behind the guard.
     Dhcp,
+    /// It follows router advertisements, and forms its address itself (RFC 4862).
+    Router {
+        /// Whether a DHCPv6 server is there that tells name servers and the like, and no address (RFC 8415 section 6.1).
+        info: bool,
+    },
     /// It is told by its configuration.
     Static(IpNet),
     /// Not at all.
@@ -139,14 +144,22 @@ impl<'a> Nic<'a> {
 
 impl<'a> Stack<'a> {
     pub fn how(&self) -> How {
-        match self.plan.map(|p| (p.method, p.address)) {
-            Some((Method::Server | Method::Guard, _)) => How::Dhcp,
-            Some((Method::Static, Some(a))) => How::Static(a),
-            Some((Method::Static | Method::None, _)) | None => How::Nothing,
+        let Some(p) = self.plan else { return How::Nothing };
+        match (p.method, p.addressing, p.address) {
+            (Method::Server | Method::Guard, Some(Addressing::Slaac), _) => How::Router { info: false },
+            (Method::Server | Method::Guard, Some(Addressing::Stateless), _) => How::Router { info: true },
+            (Method::Server | Method::Guard, Some(Addressing::Stateful) | None, _) => How::Dhcp,
+            (Method::Static, _, Some(a)) => How::Static(a),
+            (Method::Static | Method::None, ..) => How::Nothing,
         }
     }
+    /// Whether a DHCP server gives it its address.
     pub fn is_dhcp(&self) -> bool {
         self.how() == How::Dhcp
+    }
+    /// Whether the network tells it what it needs: by DHCP, or by router advertisements.
+    pub fn is_served(&self) -> bool {
+        matches!(self.how(), How::Dhcp | How::Router { .. })
     }
     pub fn address(&self) -> Option<IpNet> {
         match self.how() {
@@ -185,7 +198,7 @@ impl<'a> Stack<'a> {
     }
     /// Whether it should have a table of its own, and cannot, because its address is not known before its server gives it.
     pub fn lacks_rule(&self) -> bool {
-        self.how() == How::Dhcp && self.plan.is_some_and(|p| p.table.is_some() && p.address.is_none())
+        self.is_served() && self.plan.is_some_and(|p| p.table.is_some() && p.address.is_none())
     }
     /// Whether the NIC's server may tell name servers here.
     pub fn wants_dns(&self) -> bool {

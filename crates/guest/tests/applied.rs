@@ -5,12 +5,13 @@ mod support;
 
 use multihome_guest::{Dialect, File, render};
 use multihome_plan::route::RoutePlan;
-use support::fixtures::{dual, foreign, guest, served, three};
+use support::fixtures::{dual, foreign, formed, guest, served, three};
 use support::lab::{Lab, can_have_namespaces, have};
 
 /// Every plan on networks that Multihome serves or guards; and one where servers name routers on secondaries, too.
 fn labs() -> impl Iterator<Item = (&'static str, RoutePlan, Lab)> {
-    let plans = [("three", three()), ("dual", dual()), ("foreign", foreign()), ("served", served())];
+    let plans =
+        [("three", three()), ("dual", dual()), ("foreign", foreign()), ("served", served()), ("formed", formed())];
     let rogue = || ("three, routers everywhere", three(), Lab::with_routers_everywhere(three()));
     plans.into_iter().map(|(n, p)| (n, p.clone(), Lab::new(p))).chain(std::iter::once_with(rogue))
 }

@@ -6,7 +6,7 @@ use multihome_guest::{Dialect, Guest, render};
 #[path = "support/fixtures.rs"]
 #[allow(dead_code)]
 mod fixtures;
-use fixtures::{dual, foreign, guest, three};
+use fixtures::{dual, foreign, formed, guest, three};
 
 /// All files, one after the other; the parts of vendor data are shown once, in the test below.
 fn shown(dialect: Dialect, guest: &Guest) -> String {
@@ -21,6 +21,7 @@ fn every_dialect_of_every_plan() {
         assert_snapshot!(format!("{dialect}-three"), shown(dialect, &guest(three())));
         assert_snapshot!(format!("{dialect}-dual"), shown(dialect, &guest(dual())));
         assert_snapshot!(format!("{dialect}-foreign"), shown(dialect, &guest(foreign())));
+        assert_snapshot!(format!("{dialect}-formed"), shown(dialect, &guest(formed())));
     }
 }
 

@@ -66,7 +66,8 @@ pub struct FamilyPlan {
     pub method: Method,
     /// The address with the subnet's prefix length.
     pub address: Option<IpNet>,
-    /// How the guest gets an IPv6 address that Multihome serves; `None` for IPv4.
+    /// How the guest gets its IPv6 address; `None` for IPv4. `Slaac` where nobody knows whether a DHCPv6 server is there: router
+    /// advertisements tell, by their M and O flags (RFC 4861 section 4.2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addressing: Option<Addressing>,
     /// The gateway that the network offers.
@@ -204,7 +205,7 @@ fn foreign(network: &CheckedNetwork, family: Family, primary: bool, position: u3
     FamilyPlan {
         method: Method::Guard,
         address: None,
-        addressing: (family == Family::IPv6).then(Addressing::default),
+        addressing: (family == Family::IPv6).then_some(Addressing::Slaac),
         gateway: None,
         default_route: primary,
         metric: if primary { METRIC_PRIMARY } else { METRIC_SECONDARY + position },

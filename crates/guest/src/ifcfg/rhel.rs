@@ -45,9 +45,9 @@ fn ifcfg(nic: &Nic<'_>) -> String {
     let [v4, v6] = nic.stacks();
     ipv4(&mut out, &v4);
     ipv6(&mut out, &v6);
-    let asks = nic.stacks().iter().any(Stack::is_dhcp);
+    let asks = nic.stacks().iter().any(Stack::is_served);
     if asks {
-        let _ = writeln!(out, "PEERDNS={}", yes_no(nic.stacks().iter().any(|s| s.is_dhcp() && s.wants_dns())));
+        let _ = writeln!(out, "PEERDNS={}", yes_no(nic.stacks().iter().any(|s| s.is_served() && s.wants_dns())));
     }
     for (i, dns) in nic.dns().iter().enumerate() {
         let _ = writeln!(out, "DNS{}={dns}", i + 1);
@@ -76,8 +76,12 @@ fn ipv6(out: &mut String, s: &Stack<'_>) {
         let _ = writeln!(out, "IPV6INIT=no");
         return;
     }
-    let dhcp = s.is_dhcp();
-    let _ = writeln!(out, "IPV6INIT=yes\nIPV6_AUTOCONF={}\nDHCPV6C={}", yes_no(dhcp), yes_no(dhcp));
+    let info = s.how() == How::Router { info: true };
+    let _ = writeln!(out, "IPV6INIT=yes\nIPV6_AUTOCONF={}", yes_no(s.is_served()));
+    let _ = writeln!(out, "DHCPV6C={}", yes_no(s.is_dhcp() || info));
+    if info {
+        let _ = writeln!(out, "DHCPV6C_OPTIONS=-S");
+    }
     if let Some(a) = s.address() {
         let _ = writeln!(out, "IPV6ADDR={a}");
     }

@@ -27,11 +27,17 @@ pub(crate) fn files(guest: &Guest) -> Vec<File> {
 /// The address that wicked is told to set although a server would give the same one: wicked puts the routes of a NIC's own
 /// table in place before it has a lease, when their gateway cannot be reached yet, and does not try again.
 fn told_anyway(s: &Stack<'_>) -> Option<IpNet> {
-    s.own_table().filter(|_| s.is_dhcp()).and_then(|t| IpNet::new(t.from, t.prefix.prefix_len()).ok())
+    s.own_table().filter(|_| s.is_served()).and_then(|t| IpNet::new(t.from, t.prefix.prefix_len()).ok())
 }
 
+/// Whether it takes from the network what that tells.
+fn listens(s: &Stack<'_>) -> bool {
+    s.is_served() && told_anyway(s).is_none()
+}
+
+/// Whether it asks a DHCP server. Router advertisements are the kernel's matter, which wicked leaves alone.
 fn asks(s: &Stack<'_>) -> bool {
-    s.is_dhcp() && told_anyway(s).is_none()
+    listens(s) && s.how() != How::Router { info: false }
 }
 
 fn ifcfg(nic: &Nic<'_>) -> String {
@@ -59,6 +65,9 @@ fn ifcfg(nic: &Nic<'_>) -> String {
     };
     let mode = if nic.is_primary() { "auto" } else { "hotplug" };
     let _ = writeln!(out, "STARTMODE={mode}\nBOOTPROTO={proto}\nLLADDR={}\nMTU={}", nic.plan.mac, nic.plan.mtu);
+    if asks(&v6) && v6.how() == (How::Router { info: true }) {
+        let _ = writeln!(out, "DHCLIENT6_MODE=info");
+    }
     let addresses = nic.stacks().into_iter().filter_map(|s| s.address().or_else(|| told_anyway(&s)));
     for (i, a) in addresses.enumerate() {
         let _ = writeln!(out, "IPADDR{}={a}", if i == 0 { String::new() } else { format!("_{i}") });
@@ -115,7 +124,7 @@ fn rules(nic: &Nic<'_>) -> String {
 /// What ifcfg cannot say of router advertisements.
 fn sysctl(nic: &Nic<'_>) -> String {
     let v6 = nic.v6();
-    match (asks(&v6), v6.is_primary()) {
+    match (listens(&v6), v6.is_primary()) {
         (true, true) => String::new(),
         (true, false) => "net.ipv6.conf.$INTERFACE.accept_ra_defrtr = 0\n".into(),
         (false, _) => "net.ipv6.conf.$INTERFACE.accept_ra = 0\n".into(),

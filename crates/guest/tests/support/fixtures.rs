@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use multihome_guest::Guest;
 use multihome_model::checked::{CheckedNetwork, check_network};
-use multihome_model::{DhcpMode, IpFamilySpec, MacAddr, Mtu, NetworkRoute, NetworkSpec, NetworkType, VlanSpec};
+use multihome_model::{
+    Addressing, DhcpMode, IpFamilySpec, MacAddr, Mtu, NetworkRoute, NetworkSpec, NetworkType, VlanSpec,
+};
 use multihome_plan::route::{RoutePlan, VmNic, plan};
 
 /// A subnet that the tests describe in one line. The gateway is the first address.
@@ -175,6 +177,39 @@ pub fn served() -> RoutePlan {
             mtu: 1400,
             ipv4: Some((subnet("10.2.0.0/24", s, Some("10.2.0.1"), Some("10.60.0.0/16"), &[]), Some("10.2.0.5"))),
             ipv6: Some((subnet("fd00:2::/64", s, Some("fd00:2::1"), None, &[]), Some("fd00:2::5"))),
+        },
+    ])
+}
+
+/// NICs that form their IPv6 addresses: the primary from router advertisements alone, a secondary that asks DHCPv6 for
+/// the rest, and one that has nothing else.
+pub fn formed() -> RoutePlan {
+    let s = DhcpMode::Server;
+    let six = |cidr, gateway, addressing| IpFamilySpec {
+        addressing: Some(addressing),
+        ..subnet(cidr, s, Some(gateway), None, &[])
+    };
+    plan_of(&[
+        Shape {
+            name: "web-a",
+            mac: 0x50,
+            mtu: 1500,
+            ipv4: Some((subnet("10.1.0.0/24", s, Some("10.1.0.1"), None, &[]), Some("10.1.0.5"))),
+            ipv6: Some((six("fd00:1::/64", "fd00:1::1", Addressing::Slaac), Some("fd00:1::5054:ff:fe00:50"))),
+        },
+        Shape {
+            name: "web-b",
+            mac: 0x51,
+            mtu: 1400,
+            ipv4: Some((subnet("10.2.0.0/24", s, Some("10.2.0.1"), Some("10.60.0.0/16"), &[]), Some("10.2.0.5"))),
+            ipv6: Some((six("fd00:2::/64", "fd00:2::1", Addressing::Stateless), Some("fd00:2::5054:ff:fe00:51"))),
+        },
+        Shape {
+            name: "web-c",
+            mac: 0x52,
+            mtu: 1500,
+            ipv4: None,
+            ipv6: Some((six("fd00:3::/64", "fd00:3::1", Addressing::Slaac), Some("fd00:3::5054:ff:fe00:52"))),
         },
     ])
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use multihome_guest::state::{KernelState, expected};
 use multihome_guest::{File, Guest};
-use multihome_model::Family;
+use multihome_model::{Addressing, Family};
 use multihome_plan::route::{FamilyPlan, Method, NicPlan, RoutePlan};
 
 use super::kernel::observed;
@@ -119,6 +119,10 @@ impl Lab {
             &self.guest,
         ]);
         ip(&["-n", &self.guest, "link", "set", &name, "address", &mac]);
+        if nic.ipv6.as_ref().is_some_and(is_unknown) {
+            let router = format!("{}1/64", unknown_prefix(index));
+            ip(&["-n", &self.networks, "address", "add", &router, "dev", &peer, "nodad"]);
+        }
         for f in [&nic.ipv4, &nic.ipv6].into_iter().flatten() {
             if let (Some(gateway), Some(bits)) = (f.gateway, prefix_bits(f)) {
                 ip(&["-n", &self.networks, "address", "add", &format!("{gateway}/{bits}"), "dev", &peer, "nodad"]);
@@ -277,6 +281,13 @@ impl Lab {
             assert!(seen.default_routes(family).count() <= 1, "{dialect}: {:?}", seen.routes);
         }
         assert!(left.is_empty(), "{dialect}: {left:#?}\n{}", self.logs());
+        for f in expected(&self.plan).foreign.iter().filter(|f| f.family == Family::IPv6) {
+            let end = Instant::now() + Duration::from_secs(seconds);
+            while self.observed().links[&f.nic].ipv6.is_empty() {
+                assert!(Instant::now() < end, "{dialect}: {} follows no router\n{}", f.nic, self.logs());
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }
     }
 
     fn logs(&self) -> String {
@@ -323,8 +334,23 @@ fn prefix_bits(f: &FamilyPlan) -> Option<u8> {
     Some(f.address.map_or(if f.gateway?.is_ipv4() { 24 } else { 64 }, |a| a.prefix_len()))
 }
 
+/// A family that is there although the network says nothing of it.
+fn is_unknown(f: &FamilyPlan) -> bool {
+    f.method == Method::Guard && f.gateway.is_none() && f.address.is_none()
+}
+
+/// What the router there advertises: addresses are formed, and nobody answers DHCPv6.
+fn unknown_prefix(index: usize) -> String {
+    format!("fd00:77:{index}::")
+}
+
 fn subnet_conf(index: usize, nic: &NicPlan, f: &FamilyPlan, routers: bool) -> String {
     let (tag, mac) = (format!("n{index}"), nic.mac);
+    if is_unknown(f) && f.addressing.is_some() {
+        let lifetime = if f.default_route { 1800 } else { 0 };
+        let range = format!("dhcp-range=set:{tag},{},ra-only,64,1h", unknown_prefix(index));
+        return format!("interface=net{index}\nenable-ra\n{range}\nra-param=net{index},5,{lifetime}\n");
+    }
     let Some(gateway) = f.gateway else { return String::new() };
     // A foreign server gives an address of its own choice.
     let address = f.address.map_or_else(|| last_octet(gateway, 77), |a| a.addr());
@@ -351,10 +377,15 @@ fn subnet_conf(index: usize, nic: &NicPlan, f: &FamilyPlan, routers: bool) -> St
         }
         IpAddr::V6(g) => {
             let network = last_octet(g.into(), 0);
-            let mut out = format!("interface=net{index}\nenable-ra\ndhcp-range=set:{tag},{network},static,64,1h\n");
+            let mode = match f.addressing {
+                Some(Addressing::Slaac) => "ra-only",
+                Some(Addressing::Stateless) => "ra-stateless",
+                _ => "static",
+            };
+            let mut out = format!("interface=net{index}\nenable-ra\ndhcp-range=set:{tag},{network},{mode},64,1h\n");
             // Router lifetime 0 on a secondary.
             out += &format!("ra-param=net{index},5,{}\n", if f.default_route || routers { 1800 } else { 0 });
-            out + &format!("dhcp-host={mac},[{address}]\n")
+            out + &if mode == "static" { format!("dhcp-host={mac},[{address}]\n") } else { String::new() }
         }
     }
 }
