@@ -311,6 +311,73 @@ fn what_is_dropped_is_told(node: &Node, lan: &Lan, mac: &str) {
     assert!(note.contains(who), "{note}");
 }
 
+/// Whether an off-link client reaches a server of the guest's by one of its addresses.
+fn reached(node: &Node, address: &str) -> bool {
+    let (_, said) = node.guest_sh("client", &format!("busybox nc -w 2 {} 8080 </dev/null", bare(address)));
+    said.contains("hello")
+}
+
+fn rp_filter(node: &Node, mode: u8) {
+    let set = format!("for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo {mode} >$f; done");
+    assert!(node.guest_sh("web", &set).0);
+}
+
+#[test]
+fn replies_leave_by_the_nic_that_they_are_due_on() {
+    let Some((_turn, node)) = node("replies_leave_by_the_nic_that_they_are_due_on") else { return };
+    let vpc = "apiVersion: multihome.io/v1alpha1\nkind: Vpc\nmetadata: {name: dc}\nspec: {}\n---\n";
+    let in_vpc = |name: &str, octet: u8| network(name, "Overlay", octet, 600).replace("  ipv4:", "  vpc: dc\n  ipv4:");
+    let back = in_vpc("back", 82);
+    let front = network("front", "Management", 81, 600);
+    node.apply(&(vpc.to_owned() + &front + &back + &in_vpc("office", 83)));
+    node.apply(&(vm("web", &["front", "back"]) + &vm("client", &["office"])));
+    for nic in ["web-front", "web-back", "client-office"] {
+        node.ready(nic);
+    }
+    assert!(node.guest_sh("web", "busybox nc -ll -p 8080 -e echo hello >/dev/null 2>&1 & true").0);
+    let (_, back_address) = address(&node, "web-back");
+    // An unmodified guest answers by its default route, and the platform lets nobody speak for another NIC.
+    for mode in [0, 1, 2] {
+        rp_filter(&node, mode);
+        assert!(!reached(&node, &back_address), "rp_filter {mode}, nothing done");
+    }
+    // The gateway in front of the network keeps it symmetric, without the guest's help.
+    node.apply(&back.replace("  ipv4:", "  symmetric: Gateway\n  ipv4:"));
+    for mode in [0, 1, 2] {
+        rp_filter(&node, mode);
+        eventually("the client reaches the guest through the gateway", 10, || {
+            reached(&node, &back_address).then_some(())
+        });
+    }
+    node.apply(&back.replace("  ipv4:", "  symmetric: None\n  ipv4:"));
+    eventually("it is as before", 10, || (!reached(&node, &back_address)).then_some(()));
+    // The guest itself keeps it symmetric, with what it is told to do.
+    let commands = node.cli(&["guest", "config", "vm/web", "--dialect", "ip"]);
+    let (done, said) = node.guest_sh("web", &commands);
+    assert!(done, "{said}\n{commands}");
+    for mode in [0, 1, 2] {
+        rp_filter(&node, mode);
+        assert!(reached(&node, &back_address), "rp_filter {mode}, by a table of its own");
+    }
+    // Two NICs in one subnet, if the user says so.
+    let twin = "apiVersion: multihome.io/v1alpha1\nkind: NetworkInterface\nmetadata: {name: twin}\nspec: {network: back, vm: web, allowSameNetwork: true}\n";
+    node.apply(twin);
+    node.ready("twin");
+    let (_, twin_address) = address(&node, "twin");
+    for mode in [0, 1, 2] {
+        rp_filter(&node, mode);
+        assert!(!reached(&node, &twin_address), "rp_filter {mode}, nothing done for the twin");
+    }
+    let (done, said) = node.guest_sh("web", &node.cli(&["guest", "config", "vm/web", "--dialect", "ip"]));
+    assert!(done, "{said}");
+    for mode in [0, 1, 2] {
+        rp_filter(&node, mode);
+        for address in [&back_address, &twin_address] {
+            assert!(reached(&node, address), "rp_filter {mode}: {address}, each by a table of its own");
+        }
+    }
+}
+
 #[test]
 fn an_uplink_that_cannot_be_is_told_on_the_network() {
     let Some((_turn, node)) = node("an_uplink_that_cannot_be_is_told_on_the_network") else { return };

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use multihome_model::{IfName, names};
-use multihome_netlink::nft::{Family, load_in};
+use multihome_netlink::nft::{Changes, Data, Element, Family, Nft, load_in};
 use multihome_netlink::{
     Address, Capability, FdbEntry, Idempotent, LinkChange, LinkKind, Netns, NewLink, Route, Rtnl, TABLE_MAIN, VethPeer,
     sysctl,
@@ -77,6 +77,26 @@ table inet {TABLE} {{
         facts = elements(&facts),
         up = egress.peer,
         to = egress.peer_address,
+    )
+}
+
+/// The table in a domain for networks whose replies are to come back through their own gateway. What is forwarded into
+/// one gets the gateway's address as its source, so that its guests answer on-link (RFC 1122 section 3.3.1.1).
+pub(super) const REPLIES: &str = "multihome-replies";
+/// The legs of those networks, in [`REPLIES`].
+pub(super) const LEGS: &str = "legs";
+
+fn reply_rules() -> String {
+    format!(
+        r#"
+table inet {REPLIES} {{
+    set {LEGS} {{ type ifname; }}
+    chain postrouting {{
+        type nat hook postrouting priority 100; policy accept;
+        oifname @{LEGS} masquerade
+    }}
+}}
+"#
     )
 }
 
@@ -161,6 +181,7 @@ impl Kernel {
         inside.change(inner, &change)?;
         let addresses = leg.addresses.iter().map(|n| (n.addr(), n.prefix_len())).collect();
         set_addresses(&mut inside, inner, &addresses)?;
+        self.set_symmetric(&netns, &leg.peer, leg.symmetric)?;
         self.plug(name, bridge, "", leg.mtu, false)?;
         // Every node's gateway has the same MAC; here it is behind this port, whoever else claims it.
         self.forget_others(outer, Some(leg.mac.0))?;
@@ -169,6 +190,28 @@ impl Kernel {
         // The alias says that all of it is done.
         let done = LinkChange { alias: Some(&leg.alias), ..LinkChange::default() };
         Ok(self.rtnl.change(outer, &done)?)
+    }
+
+    fn set_symmetric(&mut self, netns: &Netns, leg: &IfName, symmetric: bool) -> Result<()> {
+        if symmetric {
+            self.require(Capability::Nat, || "symmetric: Gateway".into())?;
+        }
+        let mut nft = Nft::open_in(netns)?;
+        let there = match nft.has_table(Family::Inet, REPLIES) {
+            Err(e) if e.is_unsupported() && !symmetric => return Ok(()),
+            other => other?,
+        };
+        if symmetric && !there {
+            load_in(netns, &reply_rules())?;
+        }
+        let key = Data::new().ifname(leg.as_str());
+        let mut changes = Changes::new();
+        if symmetric {
+            changes.add(LEGS, Element::key(key));
+        } else if there {
+            changes.delete(LEGS, key);
+        }
+        Ok(nft.apply(Family::Inet, REPLIES, &changes)?)
     }
 
     pub(super) fn put_egress(&mut self, domain: &str, egress: &Egress) -> Result<()> {

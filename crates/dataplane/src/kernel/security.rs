@@ -161,6 +161,11 @@ fn facts(name: &IfName, port: &Port) -> BTreeSet<(&'static str, Data)> {
     facts
 }
 
+/// The device name that a key is.
+pub(super) fn device_name(key: &[u8]) -> Option<IfName> {
+    split(key).map(|(name, _)| name)
+}
+
 /// The device name and the rest of a key.
 fn split(key: &[u8]) -> Option<(IfName, &[u8])> {
     let (name, rest) = key.split_at_checked(16)?;

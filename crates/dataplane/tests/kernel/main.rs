@@ -136,6 +136,7 @@ fn network(state: &mut NodeState, n: u8, domain: &str) {
             format!("fd00:{n}::1/64").parse().unwrap(),
         ]),
         mtu,
+        symmetric: false,
     };
     let ns = domain_name(domain);
     let domain_state = state.domains.entry(ns).or_insert_with(|| Domain { legs: BTreeMap::new(), egress: None });
@@ -255,6 +256,42 @@ fn guests_reach_what_they_should_and_nothing_else() {
     }
     // What is of no network of the domain's does not leave it.
     assert_eq!(engine.drops().unwrap().len(), 4);
+}
+
+#[test]
+fn a_symmetric_network_hears_strangers_from_its_gateway() {
+    let Some(host) = host("a_symmetric_network_hears_strangers_from_its_gateway") else { return };
+    let mut engine = host.engine();
+    let mut desired = plan();
+    // Three strangers, because of a flow that is known the translation is remembered.
+    for m in [31, 32] {
+        nic(&mut desired, 3, m, false);
+    }
+    reach(&mut engine, &desired);
+    let a = guest(&host, &engine, 1, 10);
+    let gateway = ip("10.3.0.1");
+    let from = |ip: Ipv4Addr| move |f: &[u8]| f[12..14] == [8, 0] && f[26..30] == ip.octets();
+    let heard_from = |stranger: &mut Guest, source: Ipv4Addr| {
+        a.forget();
+        stranger.ping(a.ip, gateway) && a.sees(PATIENCE, from(source)).is_some()
+    };
+    let mut first = guest(&host, &engine, 3, 30);
+    let own = first.ip;
+    assert!(heard_from(&mut first, own), "as who it is");
+    let plain = desired.clone();
+    for leg in desired.domains.values_mut().flat_map(|d| d.legs.values_mut()).filter(|l| l.alias.ends_with("net1")) {
+        leg.symmetric = true;
+    }
+    reach(&mut engine, &desired);
+    let mut second = guest(&host, &engine, 3, 31);
+    assert!(heard_from(&mut second, ip("10.1.0.1")), "as the gateway");
+    // A restart finds it as it is, and it can be taken back.
+    let mut again = host.engine();
+    assert_eq!(diff(&again.observe().unwrap(), &desired), vec![]);
+    reach(&mut again, &plain);
+    let mut third = guest(&host, &again, 3, 32);
+    let own = third.ip;
+    assert!(heard_from(&mut third, own), "as who it is, again");
 }
 
 #[test]
