@@ -293,7 +293,7 @@ fn what_is_dropped_is_told(node: &Node, lan: &Lan, mac: &str) {
             Some(list["items"].as_array()?.iter().find(of)?["message"].as_str()?.to_owned())
         })
     };
-    assert!(lan.command("python3", &["-c", FRAGMENT, mac]).status().unwrap().success());
+    assert!(lan.command("python3", &["-c", FRAGMENT, mac]).status().expect("python3 runs").success());
     let note = event("AnswerDropped");
     assert!(note.contains("(1 so far): it comes in fragments"), "{note}");
     // A real server in the guest, asked by a real client on the wire.
@@ -303,7 +303,7 @@ fn what_is_dropped_is_told(node: &Node, lan: &Lan, mac: &str) {
     assert!(started, "{said}");
     let mut client =
         lan.command("busybox", &["udhcpc", "-i", "wire", "-n", "-q", "-t", "3", "-T", "1", "-s", "/bin/true"]);
-    let answer = client.output().unwrap();
+    let answer = client.output().expect("udhcpc runs");
     let heard = String::from_utf8_lossy(&answer.stderr).into_owned();
     assert!(!heard.contains("10.77.0.2"), "the guest's server is silenced: {heard}");
     let note = event("RogueDhcpServer");
