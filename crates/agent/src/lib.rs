@@ -13,6 +13,7 @@ mod networks;
 mod node;
 mod observe;
 mod plumbing;
+mod seed;
 mod spec;
 mod teardown;
 
@@ -69,6 +70,9 @@ pub enum Error {
     /// The API.
     #[error(transparent)]
     Api(#[from] kube::Error),
+    /// The seed of a VM.
+    #[error("the seed was not changed: {0}")]
+    Seed(String),
     /// The data plane.
     #[error("{0}")]
     Dataplane(String),
