@@ -21,7 +21,7 @@ use multihome_vmm::{NicAttachment, NicSpec, Vm};
 use serde_json::json;
 use tokio::sync::Notify;
 
-use crate::{Agent, Error, Work, dhcp, observe, seed, settle, spec};
+use crate::{Agent, Error, Work, dhcp, metadata, observe, seed, settle, spec};
 
 /// How long a guest may take to let go of a NIC before it is asked again.
 const UNPLUG: Duration = Duration::from_secs(5);
@@ -307,6 +307,7 @@ async fn start(agent: &Arc<Agent>, key: &Key, vmi: &Arc<VirtualMachineInstance>)
         }
     };
     let own_network = told.network_config.is_some();
+    let asked = told.clone();
     let uid = vmi.uid().unwrap_or_default();
     let dir = agent.vmm.dir(&uid);
     let prepared = {
@@ -332,6 +333,7 @@ async fn start(agent: &Arc<Agent>, key: &Key, vmi: &Arc<VirtualMachineInstance>)
         plumb(agent, v).await?;
     }
     dhcp::sync(agent, &views, &host_name(key, vmi))?;
+    metadata::sync(agent, asked, &views)?;
     let slots = assign_slots(&views, &BTreeMap::new(), vm_spec.ports);
     let mut nics = vec![];
     for v in &views {
@@ -439,9 +441,9 @@ async fn maintain(
         plumb(agent, v).await?;
     }
     dhcp::sync(agent, &usable, &host_name(key, vmi))?;
-    // Before NICs are plugged: cloud-init reads the seed again when it sees a new one. A seed that cannot be changed now
-    // hinders no NIC.
-    let reseeded = reseed(agent, key, vmi, r, &usable).await;
+    // Before NICs are plugged: cloud-init reads seed or metadata again when it sees a new one. A seed that cannot be changed
+    // now hinders no NIC.
+    let told_again = tell(agent, key, vmi, r, &usable).await;
     for v in &usable {
         let uid = v.nic.uid().unwrap_or_default();
         let up = v.nic.spec.link_state != Some(LinkState::Down);
@@ -479,22 +481,20 @@ async fn maintain(
         }
     }
     unplugged?;
-    reseeded?;
+    told_again?;
     Ok(Next::Wait)
 }
 
-/// Puts the seed of the NICs as they are now into the VM's drive, where it has one.
-async fn reseed(
+/// Makes the metadata service speak of the NICs as they are now, and the seed, where the VM has one.
+async fn tell(
     agent: &Agent,
     key: &Key,
     vmi: &VirtualMachineInstance,
     r: &Running,
     views: &[VmNicView],
 ) -> Result<(), Error> {
-    if r.vm.spec().cdrom.is_none() {
-        return Ok(());
-    }
     let told = seed::told(agent, vmi, views, &host_name(key, vmi)).await.map_err(Error::Seed)?;
+    metadata::sync(agent, told.clone(), views)?;
     if seed::refresh(&r.vm, &told).await? {
         agent.events.normal(vmi, "Reseeded", format!("the seed now describes {} NICs", views.len())).await;
     }

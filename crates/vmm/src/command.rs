@@ -122,6 +122,8 @@ fn machine(b: &mut Builder, config: &VmmConfig, spec: &VmSpec) {
     b.arg("-m", format!("{}M", spec.memory_mib));
     b.arg("-rtc", "base=utc");
     b.command.arg("-no-fd-bootchk").arg("-boot").arg("strict=on");
+    // cloud-init looks for OpenStack's metadata where the product has this name, and nowhere else.
+    b.arg("-smbios", "type=1,manufacturer=Multihome,product=OpenStack Compute,family=Virtual Machine");
     if let Some(uuid) = &spec.uuid {
         b.arg("-uuid", uuid);
     }
