@@ -21,7 +21,7 @@ use multihome_vmm::{NicAttachment, NicSpec, Vm};
 use serde_json::json;
 use tokio::sync::Notify;
 
-use crate::{Agent, Error, Work, dhcp, observe, settle, spec};
+use crate::{Agent, Error, Work, dhcp, metadata, observe, seed, settle, spec};
 
 /// How long a guest may take to let go of a NIC before it is asked again.
 const UNPLUG: Duration = Duration::from_secs(5);
@@ -297,13 +297,28 @@ async fn start(agent: &Arc<Agent>, key: &Key, vmi: &Arc<VirtualMachineInstance>)
             .await?;
         return Ok(Next::Again(Duration::from_millis(500)));
     }
+    let told = match seed::told(agent, vmi, &views, &host_name(key, vmi)).await {
+        Ok(g) => g,
+        Err(why) => {
+            // A Secret may come later.
+            let ready = Condition::new(status::READY, false, "WaitingForSeed", &*why);
+            set_phase(agent, key, "Scheduled", Some(&why), ready).await?;
+            return Ok(Next::Again(Duration::from_secs(2)));
+        }
+    };
+    let own_network = told.network_config.is_some();
+    let asked = told.clone();
     let uid = vmi.uid().unwrap_or_default();
     let dir = agent.vmm.dir(&uid);
     let prepared = {
         let (vmi, images, dir) = (vmi.clone(), agent.config.images(), dir.clone());
         tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-            spec::vm_spec(&vmi, &images, &dir)
+            let s = spec::vm_spec(&vmi, &images, &dir)?;
+            if let Some(path) = &s.cdrom {
+                seed::write(path, &told).map_err(|e| format!("{}: {e}", path.display()))?;
+            }
+            Ok::<_, String>(s)
         })
         .await?
     };
@@ -318,6 +333,7 @@ async fn start(agent: &Arc<Agent>, key: &Key, vmi: &Arc<VirtualMachineInstance>)
         plumb(agent, v).await?;
     }
     dhcp::sync(agent, &views, &host_name(key, vmi))?;
+    metadata::sync(agent, asked, &views)?;
     let slots = assign_slots(&views, &BTreeMap::new(), vm_spec.ports);
     let mut nics = vec![];
     for v in &views {
@@ -341,6 +357,10 @@ async fn start(agent: &Arc<Agent>, key: &Key, vmi: &Arc<VirtualMachineInstance>)
     let ready = Condition::new(status::READY, true, "Running", "QEMU runs");
     set_phase(agent, key, "Running", None, ready).await?;
     agent.events.normal(vmi.as_ref(), "Started", format!("QEMU runs ({how}) with {} NICs", views.len())).await;
+    if own_network {
+        let text = "the seed hands on the manifest's own networkData: routes, tables and static addresses are as written there";
+        agent.events.normal(vmi.as_ref(), "OwnNetworkData", text).await;
+    }
     for v in &views {
         let slot = slots.get(&v.nic.uid().unwrap_or_default()).copied().unwrap_or_default();
         attached(agent, v, slot, "plugged in when the VM started").await?;
@@ -421,6 +441,9 @@ async fn maintain(
         plumb(agent, v).await?;
     }
     dhcp::sync(agent, &usable, &host_name(key, vmi))?;
+    // Before NICs are plugged: cloud-init reads seed or metadata again when it sees a new one. A seed that cannot be changed
+    // now hinders no NIC.
+    let told_again = tell(agent, key, vmi, r, &usable).await;
     for v in &usable {
         let uid = v.nic.uid().unwrap_or_default();
         let up = v.nic.spec.link_state != Some(LinkState::Down);
@@ -458,7 +481,24 @@ async fn maintain(
         }
     }
     unplugged?;
+    told_again?;
     Ok(Next::Wait)
+}
+
+/// Makes the metadata service speak of the NICs as they are now, and the seed, where the VM has one.
+async fn tell(
+    agent: &Agent,
+    key: &Key,
+    vmi: &VirtualMachineInstance,
+    r: &Running,
+    views: &[VmNicView],
+) -> Result<(), Error> {
+    let told = seed::told(agent, vmi, views, &host_name(key, vmi)).await.map_err(Error::Seed)?;
+    metadata::sync(agent, told.clone(), views)?;
+    if seed::refresh(&r.vm, &told).await? {
+        agent.events.normal(vmi, "Reseeded", format!("the seed now describes {} NICs", views.len())).await;
+    }
+    Ok(())
 }
 
 async fn not_attached(agent: &Agent, nic: &NetworkInterface, reason: &str, text: &str) -> Result<(), Error> {

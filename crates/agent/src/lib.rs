@@ -9,10 +9,12 @@ mod guarded;
 mod instance;
 mod leases;
 mod leases6;
+mod metadata;
 mod networks;
 mod node;
 mod observe;
 mod plumbing;
+mod seed;
 mod spec;
 mod teardown;
 mod warnings;
@@ -28,6 +30,7 @@ use multihome_control::{Change, Key, World};
 use multihome_dhcp::guard::server::Guard;
 use multihome_dhcp::server::Server;
 use multihome_dhcp::server6::Server6;
+use multihome_metadata::Service;
 use multihome_vmm::images::ImageStore;
 use multihome_vmm::{Acceleration, Accelerator, VmmConfig};
 use tokio::sync::broadcast::error::RecvError;
@@ -70,6 +73,9 @@ pub enum Error {
     /// The API.
     #[error(transparent)]
     Api(#[from] kube::Error),
+    /// The seed of a VM.
+    #[error("the seed was not changed: {0}")]
+    Seed(String),
     /// The data plane.
     #[error("{0}")]
     Dataplane(String),
@@ -101,6 +107,7 @@ struct Agent {
     plumbing: plumbing::Plumbing,
     dhcp: Arc<Server>,
     dhcp6: Arc<Server6>,
+    metadata: Service,
     guard: Arc<Guard>,
     /// How VMs are accelerated, once it was tried.
     acceleration: tokio::sync::watch::Sender<Option<Acceleration>>,
@@ -113,6 +120,7 @@ impl Agent {
     fn forget_nic(&self, uid: &str) {
         self.dhcp.remove_record(uid);
         self.dhcp6.remove(uid);
+        self.metadata.remove(uid);
         self.guard.remove_nic(uid);
         self.plumbing.forget_learnt(uid);
     }
@@ -151,6 +159,7 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
         plumbing,
         dhcp: Arc::new(Server::new()),
         dhcp6: Arc::new(Server6::new()),
+        metadata: Service::new(),
         guard,
         running: Mutex::default(),
         acceleration: tokio::sync::watch::channel(acceleration::remembered(&config)).0,

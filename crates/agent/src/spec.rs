@@ -148,6 +148,7 @@ pub(crate) fn vm_spec(
         memory_mib: u32::try_from(vm::memory_mib(spec)).unwrap_or(u32::MAX).max(32),
         kernel,
         disks,
+        cdrom: spec.seed().map(|_| dir.join(crate::seed::FILE)),
         ports: vmm::DEFAULT_PORTS,
     })
 }

@@ -52,6 +52,9 @@ pub struct Guest {
     pub ssh_keys: Vec<String>,
     /// The user's own user-data, handed on unchanged.
     pub user_data: Option<String>,
+    /// The user's own network-config, which a seed hands on unchanged instead of ours; the tables and rules of ours are left
+    /// out with it.
+    pub network_config: Option<String>,
 }
 
 impl Guest {
@@ -64,6 +67,7 @@ impl Guest {
             devices: BTreeMap::new(),
             ssh_keys: vec![],
             user_data: None,
+            network_config: None,
         }
     }
 }

@@ -64,6 +64,10 @@ pub fn respond(guest: &Guest, nic: &str, method: &str, path: &str, headers: &[(&
         return Response::not_found();
     }
     let header = |name: &str| headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim());
+    // Somebody's proxy: what it forwards is not the guest's own question.
+    if header("x-forwarded-for").is_some() {
+        return Response::error(403, "Forbidden");
+    }
     let path = path.split(['?', '#']).next().unwrap_or_default();
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     match (method, parts.as_slice()) {
@@ -85,9 +89,6 @@ pub fn respond(guest: &Guest, nic: &str, method: &str, path: &str, headers: &[(&
 /// IMDSv2's token. It keeps requests that were forged with GET alone from reading on; who may ask at all is decided by the
 /// port.
 fn token<'a>(guest: &Guest, header: &impl Fn(&str) -> Option<&'a str>) -> Response {
-    if header("x-forwarded-for").is_some() {
-        return Response::error(403, "Forbidden");
-    }
     let ttl = header("x-aws-ec2-metadata-token-ttl-seconds").and_then(|t| t.parse::<u32>().ok());
     match ttl {
         Some(1..=TOKEN_MAX_TTL) => Response::text(token_text(guest)),
@@ -243,6 +244,7 @@ mod tests {
         assert_eq!(status, 200);
         assert_eq!((token(&[]).0, token(&[(TTL, "0")]).0, token(&[(TTL, "21601")]).0), (400, 400, 400));
         assert_eq!(token(&[(TTL, "60"), ("X-Forwarded-For", "10.0.0.1")]).0, 403);
+        assert_eq!(ask("GET", "/latest/meta-data/mac", &[("x-forwarded-for", "10.0.0.1")]).0, 403);
         let with = |t: &str| ask("GET", "/latest/meta-data/mac", &[("x-aws-EC2-metadata-token", t)]).0;
         assert_eq!((with(&good), with("forged"), get("/latest/meta-data/mac").0), (200, 401, 200));
     }

@@ -36,10 +36,14 @@ fn with(guest: &Guest, network_config: String, left_out: &[cloudinit::Left]) -> 
         meta["public-keys"] = json!(guest.ssh_keys);
     }
     let file = |name: &str, content: String| File::new(name, 0o644, content);
+    let (network_config, vendor_data) = match &guest.network_config {
+        Some(own) => (own.clone(), vendor::NOTHING.to_owned()),
+        None => (network_config, vendor::data(guest, left_out)),
+    };
     vec![
         file("meta-data", yaml(&meta)),
-        file("user-data", guest.user_data.clone().unwrap_or_else(|| "#cloud-config\n{}\n".into())),
-        file("vendor-data", vendor::data(guest, left_out)),
+        file("user-data", guest.user_data.clone().unwrap_or_else(|| vendor::NOTHING.into())),
+        file("vendor-data", vendor_data),
         file("network-config", network_config),
     ]
 }

@@ -19,6 +19,9 @@ pub(crate) const PROGRAM: &str = include_str!("routes.sh");
 
 const UPDATES: &str = "#cloud-config\nupdates:\n  network:\n    when: [boot, hotplug]\n";
 
+/// cloud-config that asks for nothing.
+pub(crate) const NOTHING: &str = "#cloud-config\n{}\n";
+
 /// What cloud-init looks into to find out what it is.
 const FOREIGN: &str = "text/plain";
 

@@ -40,6 +40,16 @@ fn a_guest_whose_device_names_are_known_is_not_renamed() {
 }
 
 #[test]
+fn a_network_config_of_the_users_own_is_handed_on_alone() {
+    let mut g = guest(three());
+    g.network_config = Some("version: 2\n".into());
+    let files = multihome_guest::seed::files(&g);
+    let content = |path: &str| files.iter().find(|f| f.path == path).map(|f| f.content.as_str());
+    assert_eq!(content("network-config"), Some("version: 2\n"));
+    assert_eq!(content("vendor-data"), Some("#cloud-config\n{}\n"));
+}
+
+#[test]
 fn names_of_dialects_are_read_back() {
     for d in Dialect::ALL {
         assert_eq!(d.name().parse(), Ok(d));

@@ -32,6 +32,7 @@ pub struct Insn {
 pub mod filter {
     use super::Insn;
 
+    const LD_W: u16 = 0x20;
     const LD_H: u16 = 0x28;
     const LD_B: u16 = 0x30;
     const LDX_MSH: u16 = 0xb1;
@@ -42,6 +43,10 @@ pub mod filter {
 
     const fn load_half(at: u32) -> Insn {
         Insn { code: LD_H, jt: 0, jf: 0, k: at }
+    }
+
+    const fn load_word(at: u32) -> Insn {
+        Insn { code: LD_W, jt: 0, jf: 0, k: at }
     }
 
     const fn load_byte(at: u32) -> Insn {
@@ -153,6 +158,35 @@ pub mod filter {
             if_equal(58, 0, 3),
             load_byte(62),
             if_equal(134, 0, 1),
+            take(ALL),
+            take(0),
+        ]
+    }
+
+    /// What guests send to the metadata service: ARP for 169.254.169.254 and IPv4 to it; IPv6 to, and ICMPv6 about, an
+    /// address that ends like fe80::a9fe:a9fe or fd00:ec2::254, for the reader to judge.
+    pub fn metadata() -> Vec<Insn> {
+        const ADDRESS: u32 = 0xa9fe_a9fe;
+        vec![
+            load_half(12),
+            if_equal(0x0806, 4, 0),
+            if_equal(0x0800, 5, 0),
+            if_equal(0x86dd, 0, 12),
+            load_byte(20),
+            if_equal(58, 4, 6),
+            // ARP's target.
+            load_word(38),
+            if_equal(ADDRESS, 7, 8),
+            // IPv4's destination.
+            load_word(30),
+            if_equal(ADDRESS, 5, 6),
+            // The end of a solicitation's target.
+            load_word(74),
+            if_equal(ADDRESS, 3, 2),
+            // The end of IPv6's destination.
+            load_word(50),
+            if_equal(ADDRESS, 1, 0),
+            if_equal(0x0254, 0, 1),
             take(ALL),
             take(0),
         ]

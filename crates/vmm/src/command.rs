@@ -13,6 +13,7 @@ use multihome_netlink::process;
 
 use crate::accel::Accelerator;
 use crate::error::{Error, Result};
+use crate::medium;
 use crate::spec::{Disk, DiskFormat, VmSpec};
 use crate::vm::{Files, VmmConfig};
 
@@ -100,6 +101,9 @@ pub(crate) fn build(config: &VmmConfig, spec: &VmSpec, files: &Files) -> Result<
     for (at, disk) in spec.disks.iter().enumerate() {
         self::disk(&mut b, at, disk)?;
     }
+    if let Some(path) = &spec.cdrom {
+        cdrom(&mut b, path)?;
+    }
     boot(&mut b, spec)?;
     Ok(b.command)
 }
@@ -118,6 +122,8 @@ fn machine(b: &mut Builder, config: &VmmConfig, spec: &VmSpec) {
     b.arg("-m", format!("{}M", spec.memory_mib));
     b.arg("-rtc", "base=utc");
     b.command.arg("-no-fd-bootchk").arg("-boot").arg("strict=on");
+    // cloud-init looks for OpenStack's metadata where the product has this name, and nowhere else.
+    b.arg("-smbios", "type=1,manufacturer=Multihome,product=OpenStack Compute,family=Virtual Machine");
     if let Some(uuid) = &spec.uuid {
         b.arg("-uuid", uuid);
     }
@@ -191,6 +197,15 @@ fn disk(b: &mut Builder, at: usize, disk: &Disk) -> Result<()> {
         "-device",
         format!("virtio-blk-pci,id={name}-dev,drive={name},bus=pcie.0,addr={:#x},bootindex={}", 5 + at, at + 1),
     );
+    Ok(())
+}
+
+/// A drive on virtio-scsi: what Debian's cloud kernels have drivers for, and AHCI is not.
+fn cdrom(b: &mut Builder, path: &Path) -> Result<()> {
+    let file = b.set(vec![open(path, false)?]);
+    b.arg("-blockdev", medium::node(medium::NODES[0], &file).to_string());
+    b.arg("-device", "virtio-scsi-pci,id=scsi,bus=pcie.0,addr=0xd");
+    b.arg("-device", format!("scsi-cd,id={},bus=scsi.0,drive={}", medium::DRIVE, medium::NODES[0]));
     Ok(())
 }
 

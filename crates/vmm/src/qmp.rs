@@ -151,6 +151,17 @@ async fn read_all(
     let _ = events.send(Event { name: Qmp::CLOSED.into(), data: Value::Null });
 }
 
+/// A set of descriptors that QEMU holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FdSet(u64);
+
+impl FdSet {
+    /// The path by which QEMU opens it.
+    pub fn path(self) -> String {
+        format!("/dev/fdset/{}", self.0)
+    }
+}
+
 impl Qmp {
     /// The name of the event that is reported when the connection ends. QEMU has none of that name.
     pub const CLOSED: &'static str = "MULTIHOME_CLOSED";
@@ -219,6 +230,24 @@ impl Qmp {
     /// As [`Qmp::execute`].
     pub async fn getfd(&self, name: &str, fd: BorrowedFd<'_>) -> Result<()> {
         self.run("getfd", json!({ "fdname": name }), Some(fd), COMMAND_TIMEOUT).await.map(drop)
+    }
+
+    /// Hands a descriptor to QEMU as a set of its own; returns the path by which QEMU opens it.
+    ///
+    /// # Errors
+    /// As [`Qmp::execute`].
+    pub async fn add_fd(&self, fd: BorrowedFd<'_>) -> Result<FdSet> {
+        let added = self.run("add-fd", json!({}), Some(fd), COMMAND_TIMEOUT).await?;
+        let id = added.get("fdset-id").and_then(Value::as_u64);
+        id.map(FdSet).ok_or_else(|| Error::Malformed { from: "QEMU", what: "add-fd without a set".into() })
+    }
+
+    /// Lets go of a set. What QEMU has opened of it stays open.
+    ///
+    /// # Errors
+    /// As [`Qmp::execute`].
+    pub async fn remove_fd(&self, set: FdSet) -> Result<()> {
+        self.execute("remove-fd", json!({ "fdset-id": set.0 })).await.map(drop)
     }
 
     /// Events from now on. One that reads too slowly is told that it lagged.

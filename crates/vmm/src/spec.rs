@@ -33,6 +33,9 @@ pub struct VmSpec {
     /// Disks, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<Disk>,
+    /// The first medium of a CD-ROM drive, see [`crate::Vm::change_medium`]; without one there is no drive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cdrom: Option<PathBuf>,
     /// How many root ports are reserved, one per NIC, 1 to 64.
     #[serde(default = "default_ports")]
     pub ports: u8,

@@ -196,6 +196,8 @@ pub struct Vm {
     agent: GuestAgent,
     /// One change of the NICs at a time.
     pub(crate) nics: tokio::sync::Mutex<()>,
+    /// One change of the drive's medium at a time.
+    pub(crate) media: tokio::sync::Mutex<()>,
 }
 
 impl Vm {
@@ -278,8 +280,8 @@ impl Vm {
         #[allow(deprecated)]
         let process = AsyncFd::new(process).map_err(|e| Error::io("watch process", pid, e))?;
         let agent = GuestAgent::new(files.agent());
-        let nics = tokio::sync::Mutex::new(());
-        Ok(Self { files, record, process: Arc::new(process), qmp, agent, nics })
+        let (nics, media) = (tokio::sync::Mutex::new(()), tokio::sync::Mutex::new(()));
+        Ok(Self { files, record, process: Arc::new(process), qmp, agent, nics, media })
     }
 
     /// Finds a running VM again by its directory. One that was started but had not got its NICs yet

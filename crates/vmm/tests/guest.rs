@@ -123,6 +123,7 @@ fn spec(bench: &Bench) -> VmSpec {
         memory_mib: 256,
         kernel: Some(bench.kernel.clone()),
         disks: Vec::new(),
+        cdrom: None,
         ports: 16,
     }
 }
@@ -362,4 +363,56 @@ async fn what_cannot_start_says_why_and_leaves_nothing() {
     let vm = Vm::start(&config, &deaf, Vec::new()).await.unwrap();
     assert!(!vm.agent().ping().await);
     assert_eq!(vm.stop(Duration::from_millis(100)).await.unwrap(), Ending::Quit);
+}
+
+/// A CD-ROM image that begins with a word.
+fn medium(bench: &Bench, word: &str, sectors: usize) -> std::fs::File {
+    let path = bench._dir.path().join(word);
+    let mut bytes = word.as_bytes().to_vec();
+    bytes.resize(sectors * 2048, b'.');
+    std::fs::write(&path, bytes).unwrap();
+    std::fs::File::open(path).unwrap()
+}
+
+/// The first word of the guest's CD-ROM, and its size in sectors of 512 bytes.
+async fn seen(vm: &Vm) -> (String, String) {
+    let script = "head -c 5 /dev/sr0; cat /sys/block/sr0/size";
+    let out = vm.agent().run("/bin/sh", &["-c", script], Duration::from_secs(5)).await.unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let (word, size) = text.split_at_checked(5).unwrap_or_default();
+    (word.into(), size.trim().into())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_sees_the_medium_that_was_changed() {
+    let Some(bench) = bench("a_guest_sees_the_medium_that_was_changed") else { return };
+    let _first = medium(&bench, "first", 16);
+    let spec = VmSpec { cdrom: Some(bench._dir.path().join("first")), ..spec(&bench) };
+    let vm = Vm::start(&bench.config, &spec, vec![]).await.unwrap();
+    until("guest agent answers", 60, async || answers(&vm).await.then_some(())).await;
+    assert_eq!(seen(&vm).await, ("first".into(), "64".into()));
+
+    vm.change_medium(&medium(&bench, "other", 512)).await.unwrap();
+    assert_eq!(seen(&vm).await, ("other".into(), "2048".into()));
+
+    // A caller that came back knows which medium is in; a guest that reads the old one keeps it.
+    let dir = vm.files().dir.clone();
+    drop(vm);
+    let vm = Vm::attach(&dir).await.unwrap();
+    let busy = "exec 3</dev/sr0; echo open >/tmp/held; sleep 3";
+    let third = medium(&bench, "third", 16);
+    let holding = vm.agent().execute("guest-exec", serde_json::json!({"path": "/bin/sh", "arg": ["-c", busy]}));
+    holding.await.unwrap();
+    until("the guest holds its medium", 5, async || vm.agent().read_file("/tmp/held").await.ok()).await;
+    assert!(matches!(vm.change_medium(&third).await, Err(Error::Qmp { .. })));
+    until("the medium is free", 20, async || vm.change_medium(&third).await.ok()).await;
+    assert_eq!(seen(&vm).await, ("third".into(), "64".into()));
+
+    // Nothing is left of the media before.
+    let nodes = vm.qmp().execute("query-named-block-nodes", serde_json::json!({})).await.unwrap();
+    let media = nodes.as_array().unwrap().iter().filter(|n| n["node-name"].as_str().unwrap().starts_with("medium-"));
+    assert_eq!(media.count(), 1, "{nodes}");
+    let sets = vm.qmp().execute("query-fdsets", serde_json::json!({})).await.unwrap();
+    assert!(sets.as_array().unwrap().len() <= 3, "{sets}");
+    vm.kill().await.unwrap();
 }

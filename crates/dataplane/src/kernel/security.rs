@@ -40,10 +40,15 @@ pub enum Rogue {
     /// A router: it sends router advertisements (RFC 4861 section 4.2).
     Router,
 }
+/// The IPv6 addresses of the metadata service. The newest set, by which a table of this version is known.
+const METADATA: &str = "metadata";
 
 /// `nic_targets` holds what `nic_ip6` does: the target address of neighbour discovery (RFC 4861,
 /// section 4.3 and 4.4: at offset 8 of the ICMPv6 message) has no name in this language yet, and a
 /// nameless field takes a set of its own type.
+///
+/// What a guest sends to the metadata service ([`METADATA`]) is answered at its port, and goes no further: no other guest, no
+/// gateway and no uplink sees it, whichever MAC it is sent to. Neighbour solicitations are told by their target.
 ///
 /// Nothing passes between the host itself and a bridge: the host has no business in a network, and
 /// would answer ARP there for its own addresses.
@@ -62,6 +67,7 @@ table bridge multihome {
     set rogue_dhcp4 { type ifname; size 65535; flags dynamic,timeout; timeout 10m; }
     set rogue_dhcp6 { type ifname; size 65535; flags dynamic,timeout; timeout 10m; }
     set rogue_router { type ifname; size 65535; flags dynamic,timeout; timeout 10m; }
+    set metadata { type ipv6_addr; elements = { fe80::a9fe:a9fe, fd00:ec2::254 }; }
 
     chain refuse {
         iifname @nic_dropped drop
@@ -98,6 +104,10 @@ table bridge multihome {
     chain prerouting {
         type filter hook prerouting priority -300; policy accept;
         iifname != "mht*" accept
+        ether type ip ip daddr 169.254.169.254 drop
+        ether type arp arp daddr ip 169.254.169.254 drop
+        ether type ip6 ip6 daddr @metadata drop
+        ether type ip6 icmpv6 type nd-neighbor-solicit @th,64,128 { 0xfe8000000000000000000000a9fea9fe, 0xfd000ec2000000000000000000000254 } drop
         iifname @nic_served ether type ip udp dport 67 drop
         iifname @nic_served6 ether type ip6 udp dport 547 drop
         iifname @nic_served6 ether type ip6 icmpv6 type nd-router-solicit drop
@@ -183,7 +193,7 @@ impl Kernel {
         self.require(Capability::BridgeNftables, || "port security".into())?;
         if !self.nft.has_table(Family::Bridge, TABLE)? {
             load_in(&self.config.host, RULES)?;
-        } else if self.nft.elements(Family::Bridge, TABLE, ROGUES[2].1).unless_missing()?.is_none() {
+        } else if self.nft.elements(Family::Bridge, TABLE, METADATA).unless_missing()?.is_none() {
             // Of an earlier version: replaced in one transaction. Its facts are put back by the next plan; until then
             // nothing leaves a tap.
             load_in(&self.config.host, &format!("delete table bridge {TABLE}\n{RULES}"))?;

@@ -399,6 +399,48 @@ fn a_guest_that_lies_is_silent() {
 }
 
 #[test]
+fn what_is_meant_for_the_metadata_service_goes_no_further() {
+    let Some(host) = host("what_is_meant_for_the_metadata_service_goes_no_further") else { return };
+    let mut engine = host.engine();
+    let mut desired = plan();
+    let tap = name(names::TAP, "nic1.10");
+    let service = ip("169.254.169.254");
+    let six = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let own6 = mac(10).link_local().octets();
+    let multi = [0x33, 0x33, 0, 0, 0, 1];
+    reach(&mut engine, &desired);
+    let (mut a, b) = (guest(&host, &engine, 1, 10), guest(&host, &engine, 1, 11));
+    for security in [desired.ports[&tap].security.clone(), Security::Promiscuous] {
+        desired.ports.get_mut(&tap).unwrap().security = security;
+        reach(&mut engine, &desired);
+        let spy = engine.packet_socket(&tap, &filter::metadata()).unwrap();
+        // To its neighbour's MAC, as to its gateway's.
+        let questions = [
+            ethernet(BROADCAST, a.mac, 0x0806, &arp(1, a.mac, a.ip, BROADCAST, service)),
+            ethernet(b.mac, a.mac, 0x0800, &ipv4(a.ip, service, 6, &[0; 20])),
+            ethernet(b.mac, a.mac, 0x0800, &ipv4(a.ip, service, 17, &udp(5000, 53))),
+            ethernet(multi, a.mac, 0x86dd, &icmp6(own6, six("ff02::1"), 135, six("fe80::a9fe:a9fe"))),
+            ethernet(multi, a.mac, 0x86dd, &icmp6(own6, six("ff02::1"), 135, six("fd00:ec2::254"))),
+            ethernet(b.mac, a.mac, 0x86dd, &icmp6(own6, six("fd00:ec2::254"), 128, [0; 16])),
+            ethernet(b.mac, a.mac, 0x86dd, &icmp6(own6, six("fe80::a9fe:a9fe"), 128, [0; 16])),
+        ];
+        b.forget();
+        for q in &questions {
+            a.send(q);
+        }
+        let heard = b.sees(SILENCE, |f| questions.iter().any(|q| same(f, q)));
+        assert_eq!(heard, None);
+        // The service hears all of it but ICMPv6 that asks about nobody.
+        let mut batch = FrameBatch::new(16, 2048);
+        assert_eq!(spy.receive(&mut batch).unwrap(), questions.len() - 2);
+        // What only resembles it passes.
+        let near = ethernet(b.mac, a.mac, 0x0800, &ipv4(a.ip, ip("169.254.169.253"), 17, &udp(5000, 53)));
+        a.send(&near);
+        assert!(b.sees(PATIENCE, |f| same(f, &near)).is_some());
+    }
+}
+
+#[test]
 fn a_kill_at_any_step_leaks_nothing_and_ends_where_it_should() {
     let test = "a_kill_at_any_step_leaks_nothing_and_ends_where_it_should";
     let Some(host) = host(test) else { return };

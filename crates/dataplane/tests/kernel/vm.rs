@@ -73,6 +73,7 @@ async fn a_vm_reaches_the_world_and_cannot_lie() {
             cmdline: multihome_vmm::images::DEFAULT_CMDLINE.into(),
         }),
         disks: Vec::new(),
+        cdrom: None,
         ports: 16,
     };
     let vm = Vm::start(&config, &spec, vec![attachment(&engine, 1, 10, 0)]).await.unwrap();

@@ -70,6 +70,7 @@ fn check_spec(at: &str, spec: &VirtualMachineInstanceSpec, v: &mut Violations) {
             v.take(&format!("{at}.domain.resources.requests.cpu"), quantity::cpus(q));
         }
     }
+    super::seed::check(at, spec, v);
     for (i, disk) in spec.domain.devices.disks.iter().enumerate() {
         if !spec.volumes.iter().any(|vol| vol.name == disk.name) {
             v.add(

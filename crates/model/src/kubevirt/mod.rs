@@ -4,6 +4,7 @@
 //! and rules follow KubeVirt's API reference, "Interfaces and Networks" and "Disks and Volumes".
 
 mod check;
+mod seed;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use check::{NetworkSource, check_instance, check_machine, network_source};
+pub use seed::{CloudInitNoCloud, SecretName, Source};
 
 use crate::Condition;
 
@@ -387,6 +389,9 @@ pub struct Volume {
     /// A disk of the node's file system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_disk: Option<HostDisk>,
+    /// A NoCloud seed for cloud-init.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud_init_no_cloud: Option<CloudInitNoCloud>,
     /// The rest.
     #[serde(flatten)]
     pub rest: Rest,
