@@ -30,7 +30,7 @@ const BATCH: usize = 16;
 pub struct LeaseView {
     /// The address of its record.
     pub address: Ipv4Addr,
-    /// What the guest was told of routes, if it holds a lease as far as we know.
+    /// What the guest was told, if it holds a lease as far as we know.
     pub told: Option<Told>,
     /// When the last acknowledgement went out.
     pub acknowledged: Option<SystemTime>,

@@ -50,12 +50,24 @@ pub struct Given {
     pub server: IpAddr,
 }
 
+/// What of an acknowledgement clients do not all follow when another one says something else (crate::v4::Told).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The default route.
+    pub router: Option<Ipv4Addr>,
+    /// The specific routes, encoded (RFC 3442), and the MTU in bytes where there was one; `None` of an acknowledgement that
+    /// an earlier process saw.
+    pub rest: Option<(Vec<u8>, Option<u16>)>,
+}
+
 /// What is known of one guarded NIC.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
-    /// The default route and the specific ones (RFC 3442) that the last acknowledgement named after the rewriting; of
-    /// one that an earlier process saw, the specific ones are not known.
-    pub told: Option<(Option<Ipv4Addr>, Option<Vec<u8>>)>,
+    /// What the last acknowledgement said after the rewriting. A renewal that was turned into a refusal leaves it: the
+    /// refusal may be lost, and until the client starts afresh it has what it was told.
+    pub told: Option<Told>,
+    /// Whether the client was told to start afresh, and has not.
+    pub starts_afresh: bool,
     /// The router that the server offered with it, whether it was handed on or not.
     pub offered: Option<Ipv4Addr>,
     /// When that was, and for how many seconds.
@@ -383,13 +395,12 @@ impl Shared {
         let mut news = false;
         let (payload, to) = {
             let mut view = lock(&nic.view);
-            let differs = |(router, routes): &(Option<Ipv4Addr>, Option<Vec<u8>>)| {
-                *router != answer.router || routes.as_ref().is_some_and(|r| *r != answer.routes)
-            };
+            let rest = (answer.routes.clone(), answer.mtu);
+            let differs = |t: &Told| t.router != answer.router || t.rest.as_ref().is_some_and(|r| *r != rest);
             match answer.kind {
                 // Most clients do not take back at a renewal what they were told before.
                 Kind::Acknowledge if answer.renewal && view.told.as_ref().is_some_and(differs) => {
-                    view.told = None;
+                    view.starts_afresh = true;
                     view.refused += 1;
                     news = true;
                     (v4::refusal(&answer), broadcast)
@@ -398,7 +409,8 @@ impl Shared {
                     if kind == Kind::Acknowledge
                         && let Some(seconds) = answer.seconds
                     {
-                        view.told = Some((answer.router, Some(answer.routes.clone())));
+                        view.told = Some(Told { router: answer.router, rest: Some(rest) });
+                        view.starts_afresh = false;
                         view.offered = answer.offered;
                         view.acknowledged = Some((SystemTime::now(), seconds));
                         let server = IpAddr::V4(answer.server.unwrap_or(from.address));
@@ -417,7 +429,7 @@ impl Shared {
                         news = true;
                     }
                     if kind == Kind::Refuse {
-                        view.told = None;
+                        (view.told, view.starts_afresh) = (None, false);
                     }
                     let mac = if all { broadcast.mac } else { role.mac };
                     (answer.payload, End { mac, address: to, port: CLIENT_PORT })
