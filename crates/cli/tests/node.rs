@@ -1,19 +1,12 @@
 //! A whole node with real guests, driven by the command line as its users do.
 
-use std::sync::Mutex;
 use std::time::Duration;
 
 use multihome_testkit::{Lan, Node, dual_stack, eventually, network, skipped, vm};
 
-/// Guests in software emulation share two processors: one scenario at a time.
-static TURN: Mutex<()> = Mutex::new(());
-
-fn node(test: &str) -> Option<(std::sync::MutexGuard<'static, ()>, Node)> {
-    if skipped(test) {
-        return None;
-    }
-    let turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    Some((turn, Node::start(env!("CARGO_BIN_EXE_multihome"))))
+/// A node of its own. As many scenarios run at once as there are processors: most of each is waiting.
+fn node(test: &str) -> Option<Node> {
+    (!skipped(test)).then(|| Node::start(env!("CARGO_BIN_EXE_multihome")))
 }
 
 fn number(name: &str, default: usize) -> usize {
@@ -32,7 +25,7 @@ fn bare(address: &str) -> &str {
 
 #[test]
 fn every_boot_ends_with_the_right_default_route() {
-    let Some((_turn, node)) = node("every_boot_ends_with_the_right_default_route") else { return };
+    let Some(node) = node("every_boot_ends_with_the_right_default_route") else { return };
     let nets = network("a", "Management", 1, 600) + &network("b", "Vlan", 2, 600) + &network("c", "Overlay", 3, 600);
     node.apply(&(nets + &vm("web", &["a", "b", "c"])));
     ["web-a", "web-b", "web-c"].iter().for_each(|n| drop(node.ready(n)));
@@ -66,7 +59,7 @@ fn every_boot_ends_with_the_right_default_route() {
 
 #[test]
 fn neighbours_reach_each_other_and_nobody_pretends() {
-    let Some((_turn, node)) = node("neighbours_reach_each_other_and_nobody_pretends") else { return };
+    let Some(node) = node("neighbours_reach_each_other_and_nobody_pretends") else { return };
     let nets = network("one", "Vlan", 11, 600) + &network("two", "Vlan", 12, 600);
     node.apply(&(nets + &vm("a", &["one"]) + &vm("b", &["one"]) + &vm("c", &["two"])));
     for nic in ["a-one", "b-one", "c-two"] {
@@ -96,7 +89,7 @@ fn neighbours_reach_each_other_and_nobody_pretends() {
 
 #[test]
 fn a_nic_keeps_mac_and_address_wherever_it_goes() {
-    let Some((_turn, node)) = node("a_nic_keeps_mac_and_address_wherever_it_goes") else { return };
+    let Some(node) = node("a_nic_keeps_mac_and_address_wherever_it_goes") else { return };
     let nets = network("net", "Management", 21, 600) + &network("extra", "Management", 22, 600);
     node.apply(&(nets + &vm("a", &["net"])));
     node.ready("a-net");
@@ -135,7 +128,7 @@ fn a_nic_keeps_mac_and_address_wherever_it_goes() {
 
 #[test]
 fn the_default_route_moves_without_a_reboot() {
-    let Some((_turn, node)) = node("the_default_route_moves_without_a_reboot") else { return };
+    let Some(node) = node("the_default_route_moves_without_a_reboot") else { return };
     node.apply(&(network("a", "Management", 31, 60) + &network("b", "Management", 32, 60) + &vm("web", &["a", "b"])));
     node.ready("web-a");
     node.ready("web-b");
@@ -155,7 +148,7 @@ fn the_default_route_moves_without_a_reboot() {
 
 #[test]
 fn ipv6_follows_the_plan_without_a_client() {
-    let Some((_turn, node)) = node("ipv6_follows_the_plan_without_a_client") else { return };
+    let Some(node) = node("ipv6_follows_the_plan_without_a_client") else { return };
     let nets = dual_stack("a", "Management", 81, 600) + &dual_stack("b", "Overlay", 82, 600);
     node.apply(&(nets + &vm("web", &["a", "b"]) + &vm("peer", &["b"])));
     ["web-a", "web-b", "peer-b"].iter().for_each(|n| drop(node.ready(n)));
@@ -207,7 +200,7 @@ fn ipv6_follows_the_plan_without_a_client() {
 
 #[test]
 fn a_foreign_server_is_guarded() {
-    let Some((_turn, node)) = node("a_foreign_server_is_guarded") else { return };
+    let Some(node) = node("a_foreign_server_is_guarded") else { return };
     let mut lan = Lan::new(&node, "lan0", &["10.77.0.1/24", "fd77::1/64"]);
     let leases = format!("--dhcp-leasefile={}", lan.dir().join("leases").display());
     lan.serve(
@@ -324,7 +317,7 @@ fn rp_filter(node: &Node, mode: u8) {
 
 #[test]
 fn replies_leave_by_the_nic_that_they_are_due_on() {
-    let Some((_turn, node)) = node("replies_leave_by_the_nic_that_they_are_due_on") else { return };
+    let Some(node) = node("replies_leave_by_the_nic_that_they_are_due_on") else { return };
     let vpc = "apiVersion: multihome.io/v1alpha1\nkind: Vpc\nmetadata: {name: dc}\nspec: {}\n---\n";
     let in_vpc = |name: &str, octet: u8| network(name, "Overlay", octet, 600).replace("  ipv4:", "  vpc: dc\n  ipv4:");
     let back = in_vpc("back", 82);
@@ -380,7 +373,7 @@ fn replies_leave_by_the_nic_that_they_are_due_on() {
 
 #[test]
 fn an_uplink_that_cannot_be_is_told_on_the_network() {
-    let Some((_turn, node)) = node("an_uplink_that_cannot_be_is_told_on_the_network") else { return };
+    let Some(node) = node("an_uplink_that_cannot_be_is_told_on_the_network") else { return };
     let fabric = |nics: &str| {
         format!(
             "apiVersion: multihome.io/v1alpha1\nkind: ClusterNetwork\nmetadata: {{name: data}}\nspec: {{uplinks: [{nics}]}}\n---\n"
@@ -440,7 +433,7 @@ macro_rules! snapshot {
 
 #[test]
 fn what_commands_say_with_a_running_guest() {
-    let Some((_turn, mut node)) = node("what_commands_say_with_a_running_guest") else { return };
+    let Some(mut node) = node("what_commands_say_with_a_running_guest") else { return };
     node.apply(&(network("a", "Management", 71, 600) + &network("b", "Overlay", 72, 600) + &vm("web", &["a"])));
     node.ready("web-a");
     snapshot!("node-vm-exec", said(&node, &["vm", "exec", "web", "--", "cat", "/proc/sys/kernel/ostype"]));
@@ -469,7 +462,7 @@ fn what_commands_say_with_a_running_guest() {
 
 #[test]
 fn the_demo_tells_its_story() {
-    let Some((_turn, node)) = node("the_demo_tells_its_story") else { return };
+    let Some(node) = node("the_demo_tells_its_story") else { return };
     let (kernel, initramfs) = multihome_testkit::guest();
     let text = |p: &std::path::PathBuf| p.to_string_lossy().into_owned();
     let image = ["image", "import", "multihome/demo-guest", "--kernel", &text(kernel), "--initramfs", &text(initramfs)];
@@ -500,7 +493,7 @@ fn the_demo_tells_its_story() {
 
 #[test]
 fn a_killed_server_leaks_nothing_and_hurts_nobody() {
-    let Some((_turn, mut node)) = node("a_killed_server_leaks_nothing_and_hurts_nobody") else { return };
+    let Some(mut node) = node("a_killed_server_leaks_nothing_and_hurts_nobody") else { return };
     let kills = number("MULTIHOME_KILLS", 8);
     let nets = network("quiet", "Management", 41, 3600) + &network("busy", "Management", 42, 3600);
     node.apply(&(nets + &vm("a", &["quiet"]) + &vm("b", &["quiet"]) + &vm("c", &["quiet"])));
