@@ -242,9 +242,13 @@ fn host_name(key: &Key, vmi: &VirtualMachineInstance) -> String {
     vmi.spec.hostname.clone().unwrap_or_else(|| key.name.clone())
 }
 
+fn queue_count(v: &VmNicView) -> usize {
+    v.nic.spec.queues.unwrap_or(1).clamp(1, 8) as usize
+}
+
 async fn open_queues(v: &VmNicView) -> Result<Vec<OwnedFd>, Error> {
     let name = tap_name(&v.nic.uid().unwrap_or_default());
-    let queues = v.nic.spec.queues.unwrap_or(1).clamp(1, 8);
+    let queues = queue_count(v);
     tokio::task::spawn_blocking(move || {
         let tap = Tap { name: name.as_str(), multi_queue: queues > 1, vnet_hdr: true };
         (0..queues).map(|_| tap.open()).collect::<Result<Vec<_>, _>>()
@@ -459,7 +463,15 @@ async fn maintain(
             }
             Some(_) => {}
             None => {
-                let nic = NicAttachment { spec: nic_spec(v, slot), queues: open_queues(v).await? };
+                let queues = match open_queues(v).await {
+                    // QEMU holds it for a NIC that it has not: a process of ours was killed at that moment.
+                    Err(Error::Netlink(e)) if e.is_busy() => {
+                        r.vm.clear_half_plugged(&uid, queue_count(v)).await?;
+                        open_queues(v).await?
+                    }
+                    other => other?,
+                };
+                let nic = NicAttachment { spec: nic_spec(v, slot), queues };
                 if let Err(e) = r.vm.plug_nic(nic).await {
                     not_attached(agent, &v.nic, "NotPlugged", &e.to_string()).await?;
                     return Err(e.into());

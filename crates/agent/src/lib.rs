@@ -268,7 +268,18 @@ fn enqueue(agent: &Agent, change: Change) {
 /// The outcome of work that may fail: logged, and tried again.
 fn settle(what: &str, result: Result<Next, Error>) -> Next {
     result.unwrap_or_else(|e| {
-        tracing::warn!("{what}: {e}");
+        tracing::warn!("{what}: {}", with_causes(&e));
         Next::Failed
     })
+}
+
+/// An error with what is behind it.
+fn with_causes(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut next = e.source();
+    while let Some(cause) = next {
+        text += &format!(": {cause}");
+        next = cause.source();
+    }
+    text
 }

@@ -82,6 +82,11 @@ impl Error {
         }
     }
 
+    /// Somebody else uses it (`EBUSY`).
+    pub fn is_busy(&self) -> bool {
+        self.errno() == Some(libc::EBUSY)
+    }
+
     /// The thing already exists: creating it again is no fault (`EEXIST`).
     pub fn is_exists(&self) -> bool {
         self.errno() == Some(libc::EEXIST)

@@ -37,6 +37,15 @@ fn netdev(id: &str) -> String {
     format!("net-{id}")
 }
 
+/// The name of a queue's descriptor while QEMU has it for no netdev yet.
+fn tap_fd(id: &str, queue: usize) -> String {
+    format!("tap-{id}-{queue}")
+}
+
+fn vhost_fd(id: &str, queue: usize) -> String {
+    format!("vhost-{id}-{queue}")
+}
+
 fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|b| format!("{b:02x}")).join(":")
 }
@@ -109,6 +118,30 @@ impl Vm {
         Ok(())
     }
 
+    /// Takes back what a caller that was killed half way through [`Vm::plug_nic`] left with QEMU: descriptors under their
+    /// names, and a netdev without its device. They keep the tap from being opened again. Of a NIC that is there nothing
+    /// is taken.
+    ///
+    /// # Errors
+    /// As any QMP command.
+    pub async fn clear_half_plugged(&self, id: &str, queues: usize) -> Result<()> {
+        let _turn = self.nics.lock().await;
+        if self.nic(id).await?.is_some() {
+            return Ok(());
+        }
+        self.delete_netdev(id).await?;
+        for i in 0..queues {
+            for name in [tap_fd(id, i), vhost_fd(id, i)] {
+                match self.qmp.execute("closefd", json!({ "fdname": name })).await {
+                    // There is none of that name.
+                    Ok(_) | Err(Error::Qmp { .. }) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn record_check(&self, nic: &NicAttachment) -> Result<()> {
         self.spec().check_nic(nic)
     }
@@ -119,12 +152,12 @@ impl Vm {
         let mut vhost_names = Vec::new();
         let vhost = open_vhost(nic.queues.len());
         for (i, fd) in nic.queues.iter().enumerate() {
-            let name = format!("tap-{id}-{i}");
+            let name = tap_fd(id, i);
             self.qmp.getfd(&name, fd.as_fd()).await?;
             names.push(name);
         }
         for (i, fd) in vhost.iter().enumerate() {
-            let name = format!("vhost-{id}-{i}");
+            let name = vhost_fd(id, i);
             self.qmp.getfd(&name, fd.as_fd()).await?;
             vhost_names.push(name);
         }

@@ -2,6 +2,7 @@
 //! that cannot run says so.
 #![allow(clippy::unwrap_used)]
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -182,11 +183,27 @@ async fn a_guest_lives_through_everything() {
 
     // A caller that is gone and comes back finds the VM again.
     let (dir, pid) = (vm.files().dir.clone(), vm.pid());
+    let socket = vm.files().qmp();
     drop(vm);
     assert_eq!(bench.config.list().unwrap(), ["vm-1"]);
+    // It was killed half way through plugging two NICs: one descriptor is in a netdev, the other not even there.
+    let (with_netdev, bare) = (nic(&bench, 12, NicModel::Virtio), nic(&bench, 13, NicModel::Virtio));
+    let raw = multihome_vmm::Qmp::connect(&socket, Duration::from_secs(5)).await.unwrap();
+    for n in [&with_netdev, &bare] {
+        raw.getfd(&format!("tap-{}-0", n.spec.id), n.queues[0].as_fd()).await.unwrap();
+    }
+    raw.execute("netdev_add", serde_json::json!({ "type": "tap", "id": "net-n12", "fds": "tap-n12-0" })).await.unwrap();
+    drop((raw, with_netdev, bare));
     let began = Instant::now();
     let vm = Vm::attach(&dir).await.unwrap();
     println!("attached again: {:?}", began.elapsed());
+    for n in [12, 13] {
+        let name = format!("tap{n}");
+        let open = || bench.netns.run(|| Tap { name: &name, multi_queue: false, vnet_hdr: true }.open()).unwrap();
+        assert!(open().is_err_and(|e| e.is_busy()), "QEMU holds tap{n}");
+        vm.clear_half_plugged(&format!("n{n}"), 1).await.unwrap();
+        assert!(open().is_ok(), "QEMU has let go of tap{n}");
+    }
     assert_eq!((vm.pid(), vm.spec()), (pid, &spec(&bench)));
     assert_eq!(vm.status().await.unwrap(), "running");
     assert!(vm.agent().ping().await);
