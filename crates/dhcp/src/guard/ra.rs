@@ -23,7 +23,8 @@ pub struct Advertisement {
 }
 
 /// Rewrites an advertisement for the NIC that `role` is of: on a secondary no default router, no route that stands for
-/// everything and no name servers; prefixes and specific routes stay.
+/// everything and no name servers; prefixes and specific routes stay. What is not said is taken back, because the guest may
+/// have heard it when the NIC was the primary.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -64,8 +65,8 @@ pub fn rewrite(message: &[u8], role: &Role) -> Result<Advertisement, Dropped> {
                 let said = option[4..8].try_into().map_or(u32::MAX, u32::from_be_bytes);
                 mtu = Some(said.min(role.mtu.get()));
             }
-            ROUTE if option[2] <= 1 && !role.default6 => {}
-            RDNSS | DNSSL if !role.dns6 => {}
+            ROUTE if option[2] <= 1 && !role.default6 => taken_back(&mut out, option),
+            RDNSS | DNSSL if !role.dns6 => taken_back(&mut out, option),
             code if SIGNATURES.contains(&code) => {}
             _ => out.extend_from_slice(option),
         }
@@ -75,4 +76,11 @@ pub fn rewrite(message: &[u8], role: &Role) -> Result<Advertisement, Dropped> {
         out.extend_from_slice(&mtu.to_be_bytes());
     }
     Ok(Advertisement { message: out, offers, autonomous })
+}
+
+/// A route, name servers or search domains for zero seconds: no more (RFC 4191 section 2.3, RFC 8106 sections 5.1 and 5.2).
+fn taken_back(out: &mut Vec<u8>, option: &[u8]) {
+    let at = out.len();
+    out.extend_from_slice(option);
+    out[at + 4..at + 8].fill(0);
 }
