@@ -19,7 +19,7 @@ use multihome_model::{
 use multihome_plan::node::{NodeInput, build, tap_name};
 use multihome_plan::route::RoutePlan;
 
-use crate::leases::stamp;
+use crate::leases::{REFUSED, stamp, starts_anew};
 use crate::{Agent, Error, leases6};
 
 /// How often leases of others are looked at for their end.
@@ -107,7 +107,7 @@ pub(crate) async fn follow(agent: &Agent) {
 
 async fn tell(agent: &Agent, nic: &Arc<NetworkInterface>, view: &View) -> Result<(), kube::Error> {
     let formed = formed(&agent.world.read(), nic, view);
-    let first = nic.status.as_ref().is_none_or(|s| s.lease.is_none());
+    let first = starts_anew(nic) && !view.starts_afresh;
     let lease = lease(view);
     let api: Api<NetworkInterface> = Api::namespaced(agent.client.clone(), &nic.namespace().unwrap_or_default());
     status::update(&api, &nic.name_any(), Some(nic), |o| {
@@ -136,13 +136,13 @@ async fn tell(agent: &Agent, nic: &Arc<NetworkInterface>, view: &View) -> Result
         }
         s.lease.clone_from(&lease);
         let condition = match (&lease, v4) {
+            _ if view.starts_afresh => {
+                let text = "its routes or MTU changed: the guest was told to start afresh";
+                Some(Condition::new(status::LEASED, false, REFUSED, text))
+            }
             (Some(l), Some(g)) => {
                 let text = format!("the guest took {} from {}, by the guard", l.address, g.server);
                 Some(Condition::new(status::LEASED, true, "Guarded", text))
-            }
-            _ if view.starts_afresh => {
-                let text = "its routes or MTU changed: the guest was told to start afresh";
-                Some(Condition::new(status::LEASED, false, "Refused", text))
             }
             _ => None,
         };
@@ -160,7 +160,7 @@ async fn tell(agent: &Agent, nic: &Arc<NetworkInterface>, view: &View) -> Result
 }
 
 fn lease(view: &View) -> Option<LeaseStatus> {
-    let told = view.told.as_ref().filter(|_| !view.starts_afresh)?;
+    let told = view.told.as_ref()?;
     let (at, seconds) = view.acknowledged?;
     let given = view.given.iter().find(|g| g.address.is_ipv4())?;
     Some(LeaseStatus {

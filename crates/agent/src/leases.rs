@@ -16,6 +16,9 @@ use crate::{Agent, Work};
 const CONNMAN: &str = "the guest's client is ConnMan, which makes a default route by a NIC that is told none: \
     make this NIC the primary, or configure it in the guest by hand (multihome guest config)";
 
+/// Why a guest has no lease where its renewal was refused.
+pub(crate) const REFUSED: &str = "Refused";
+
 /// Follows the DHCP server's leases for as long as it is polled.
 pub(crate) async fn follow(agent: &Agent) {
     loop {
@@ -38,9 +41,15 @@ pub(crate) fn stamp(t: SystemTime) -> String {
     jiff::Timestamp::try_from(t).map(|t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()).unwrap_or_default()
 }
 
+/// Whether the guest holds no lease that anybody knows of, or was told to start afresh.
+pub(crate) fn starts_anew(nic: &NetworkInterface) -> bool {
+    let Some(s) = &nic.status else { return true };
+    s.lease.is_none() || s.conditions.iter().any(|c| c.r#type == status::LEASED && c.reason == REFUSED)
+}
+
 async fn tell(agent: &Agent, nic: &Arc<NetworkInterface>, lease: &LeaseView) -> Result<(), kube::Error> {
     let api: Api<NetworkInterface> = Api::namespaced(agent.client.clone(), &nic.namespace().unwrap_or_default());
-    let first = nic.status.as_ref().is_none_or(|s| s.lease.is_none());
+    let first = starts_anew(nic);
     let told = lease.told.as_ref();
     let routed = told.is_some_and(|t| t.router.is_some());
     status::update(&api, &nic.name_any(), Some(nic), |o| match lease.last {
@@ -64,10 +73,8 @@ async fn tell(agent: &Agent, nic: &Arc<NetworkInterface>, lease: &LeaseView) -> 
                 Refusal::RoutesChanged => "its routes or MTU changed: the guest was told to start afresh",
                 Refusal::WrongAddress => "the guest asked for an address that is not its own, and was refused",
             };
-            if why == Refusal::RoutesChanged {
-                o.status.get_or_insert_default().lease = None;
-            }
-            status::set_nic_condition(o, Condition::new(status::LEASED, false, "Refused", text));
+            // The lease stays: the refusal may be lost, and whoever is the agent then must know what the guest was told.
+            status::set_nic_condition(o, Condition::new(status::LEASED, false, REFUSED, text));
         }
         Some(Fact::Released) => {
             o.status.get_or_insert_default().lease = None;

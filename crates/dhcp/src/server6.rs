@@ -72,7 +72,7 @@ struct Entry {
     nic: Arc<str>,
     said: RwLock<Arc<Said>>,
     /// What is taken back by the next advertisements, and by how many of them.
-    before: Mutex<(Option<Arc<Said>>, u8)>,
+    before: Mutex<(Option<Advertisement>, u8)>,
     view: Mutex<View>,
     news: Notify,
 }
@@ -122,7 +122,13 @@ impl Server6 {
         if let Some(entry) = read(&self.entries).get(nic) {
             let old = std::mem::replace(&mut *write(&entry.said), Arc::new(said.clone()));
             if *old != said {
-                *lock(&entry.before) = (Some(old), TELLINGS);
+                let mut before = lock(&entry.before);
+                // What an earlier change took back may not have been told often enough yet.
+                let gone = match &before.0 {
+                    Some(earlier) => old.advertisement.taking_back(earlier),
+                    None => old.advertisement.clone(),
+                };
+                *before = (Some(gone), TELLINGS);
                 entry.news.notify_one();
             }
             return;
@@ -353,7 +359,7 @@ fn advertise(shared: &Shared, entry: &Entry, socket: &PacketSocket, to: End) {
         let mut before = lock(&entry.before);
         match &before.0 {
             Some(old) => {
-                let text = said.advertisement.taking_back(&old.advertisement);
+                let text = said.advertisement.taking_back(old);
                 // Told often enough to everybody: then it is forgotten.
                 if to == End::ALL_NODES {
                     before.1 = before.1.saturating_sub(1);
@@ -378,5 +384,46 @@ fn advertise(shared: &Shared, entry: &Entry, socket: &PacketSocket, to: End) {
     drop(view);
     if news {
         shared.tell(&entry.nic);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::ra::Route;
+
+    #[test]
+    fn two_changes_in_a_row_take_back_what_both_took_away() {
+        let said = |routes: &[&str], router_lifetime: u16| Said {
+            record: None,
+            advertisement: Advertisement {
+                mac: MacAddr([2, 0, 0, 0, 0, 5]),
+                managed: false,
+                other: false,
+                router_lifetime,
+                source: None,
+                mtu: 1500,
+                prefixes: vec![],
+                routes: routes.iter().map(|to| Route { to: to.parse().unwrap(), lifetime: 1800 }).collect(),
+                dns: vec![],
+                domains: vec![],
+            },
+            router: "fe80::1".parse().unwrap(),
+            server_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        };
+        let server = Server6::new();
+        server.put("a", said(&["fd01::/32", "fd02::/32", "fd03::/32"], 1800));
+        server.put("a", said(&["fd02::/32", "fd03::/32"], 1800));
+        server.put("a", said(&["fd03::/32"], 1800));
+        let last = said(&["fd01::/32"], 0);
+        server.put("a", last.clone());
+        let entry = read(&server.entries).get("a").cloned().unwrap();
+        let before = lock(&entry.before).0.clone().unwrap();
+        let told = last.advertisement.taking_back(&before);
+        let mut gone: Vec<String> = told.routes.iter().filter(|r| r.lifetime == 0).map(|r| r.to.to_string()).collect();
+        gone.sort();
+        assert_eq!(gone, ["fd02::/32", "fd03::/32"]);
+        assert!(told.routes.contains(&Route { to: "fd01::/32".parse().unwrap(), lifetime: 1800 }));
     }
 }

@@ -108,21 +108,43 @@ impl Lab {
     /// # Errors
     /// When something that it takes cannot be made.
     pub fn with(servers: Servers, networks: &[CheckedNetwork; 2]) -> Result<Self> {
-        let (guest, mut world) = (Machine::new()?, outside::world()?);
-        let node = Node::new(&guest, &world, (servers != Servers::Plain).then(|| networks.clone()))?;
         let foreign = if servers == Servers::Multihome { Foreign::Nobody } else { Foreign::Dnsmasq };
+        let node = (servers != Servers::Plain).then(|| networks.clone());
+        Ok(Self { servers, ..Self::beside(foreign, networks, node)? })
+    }
+
+    /// The same with other servers outside; `node` is what is between, if anything.
+    ///
+    /// # Errors
+    /// When something that it takes cannot be made.
+    pub fn beside(foreign: Foreign, plan: &[CheckedNetwork; 2], node: Option<[CheckedNetwork; 2]>) -> Result<Self> {
+        let (guest, mut world) = (Machine::new()?, outside::world()?);
+        let node = Node::new(&guest, &world, node)?;
         outside::serve(&mut world, foreign, LEASE / 2)?;
-        node.tell(&networks::route_plan(networks, 0, LEASE))?;
-        Ok(Self { guest, world, node, nics: 2, servers })
+        node.tell(&networks::route_plan(plan, 0, LEASE))?;
+        Ok(Self { guest, world, node, nics: 2, servers: Servers::Guarded })
+    }
+
+    /// Plugs both NICs in, and starts a client on them.
+    ///
+    /// # Errors
+    /// When one of them has ended.
+    pub fn start(&mut self, client: Client, asks: Asks) -> Result<()> {
+        self.node.plug(0, true, Duration::ZERO)?;
+        self.node.plug(1, true, Duration::ZERO)?;
+        client.install(&self.guest, asks)?;
+        client.start(&mut self.guest, 0, asks)
     }
 
     /// Something that changes with every acknowledgement that a NIC gets.
     fn acknowledged(&self, nic: usize) -> Result<(usize, Option<SystemTime>)> {
-        if self.servers == Servers::Multihome {
-            let last = self.node.call(move |n| n.server.lease(networks::NICS[nic]).and_then(|l| l.acknowledged))?;
-            return Ok((0, last));
-        }
-        Ok((outside::acknowledgements(&self.world, nic), None))
+        let name = networks::NICS[nic];
+        let last = match self.servers {
+            Servers::Multihome => self.node.call(move |n| n.server.lease(name).and_then(|l| l.acknowledged))?,
+            Servers::Guarded => self.node.call(move |n| n.guard.view(name).and_then(|v| v.acknowledged))?.map(|a| a.0),
+            Servers::Plain => return Ok((outside::acknowledgements(&self.world, nic), None)),
+        };
+        Ok((0, last))
     }
 
     /// Waits until every NIC has an address and there is a default route, or has been time enough for one, and until
@@ -131,10 +153,18 @@ impl Lab {
     /// # Errors
     /// When a NIC gets no address in a minute.
     pub fn settled(&self) -> Result<Routes> {
+        self.settles(false)
+    }
+
+    /// The same for one family.
+    ///
+    /// # Errors
+    /// When a NIC gets no address in time.
+    pub fn settles(&self, ipv6: bool) -> Result<Routes> {
         let mut addressed: Option<Instant> = None;
         let mut since: Option<(Instant, Routes)> = None;
         let seen = wait_for("an address on every NIC", BOOT, || {
-            let now = look(&self.guest, false)?;
+            let now = look(&self.guest, ipv6)?;
             if now.addresses[..self.nics].iter().any(Vec::is_empty) {
                 addressed = None;
                 return Ok(None);

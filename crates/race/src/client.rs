@@ -22,6 +22,8 @@ pub enum Client {
     Networkd,
     /// NetworkManager with nothing configured: it makes its own connections.
     NetworkManager,
+    /// The kernel itself, by router advertisements.
+    Kernel,
 }
 
 /// Which families a guest asks for.
@@ -31,6 +33,8 @@ pub enum Asks {
     V4,
     /// IPv6 only.
     V6,
+    /// IPv6 only, and of DHCPv6 settings without an address, where a client must be told so.
+    V6Settings,
 }
 
 const NETWORKD: &str = "/lib/systemd/systemd-networkd";
@@ -41,7 +45,7 @@ const BUS: &str = "<busconfig><type>system</type><listen>unix:path=/run/dbus/sys
     <allow receive_type='method_return'/><allow receive_type='error'/></policy></busconfig>";
 
 impl Client {
-    /// All of them.
+    /// Those that get IPv4 addresses.
     pub const ALL: [Self; 7] = [
         Self::UdhcpcDebian,
         Self::UdhcpcAlpine,
@@ -62,6 +66,7 @@ impl Client {
             Self::Dhcpcd => "dhcpcd",
             Self::Networkd => "networkd",
             Self::NetworkManager => "NetworkManager",
+            Self::Kernel => "kernel",
         }
     }
 
@@ -74,6 +79,7 @@ impl Client {
             Self::Dhcpcd => &["/usr/sbin/dhcpcd"],
             Self::Networkd => &[NETWORKD],
             Self::NetworkManager => &["/usr/sbin/NetworkManager", "/usr/bin/dbus-daemon"],
+            Self::Kernel => &[],
         }
     }
 
@@ -90,6 +96,7 @@ impl Client {
             Self::Dhcpcd => ("/usr/sbin/dhcpcd", "--version"),
             Self::Networkd => (NETWORKD, "--version"),
             Self::NetworkManager => ("/usr/sbin/NetworkManager", "--version"),
+            Self::Kernel => ("/bin/uname", "-r"),
         };
         let Ok(o) = Command::new(program).arg(argument).output() else { return "not here".into() };
         let text = String::from_utf8_lossy(&[o.stdout, o.stderr].concat()).into_owned();
@@ -110,7 +117,7 @@ impl Client {
     /// When the guest has ended.
     pub fn install(self, guest: &Machine, asks: Asks) -> Result<()> {
         match self {
-            Self::UdhcpcDebian | Self::Dhclient => Ok(()),
+            Self::UdhcpcDebian | Self::Dhclient | Self::Kernel => Ok(()),
             // There is no udev in a namespace that could say that devices are ready.
             Self::Dhcpcd => guest.run("echo nodev >>/etc/dhcpcd.conf").map(drop),
             Self::UdhcpcAlpine => guest.write("/etc/race/alpine.sh", 0o755, include_str!("scripts/alpine.sh")),
@@ -118,7 +125,7 @@ impl Client {
             Self::Networkd => {
                 let network = match asks {
                     Asks::V4 => "DHCP=ipv4\nIPv6AcceptRA=no",
-                    Asks::V6 => "IPv6AcceptRA=yes",
+                    Asks::V6 | Asks::V6Settings => "IPv6AcceptRA=yes",
                 };
                 let text = format!("[Match]\nName=eth*\n\n[Network]\n{network}\n");
                 // What it knows is kept below.
@@ -142,6 +149,7 @@ impl Client {
         let order = [first, 1 - first];
         guest.run("ip link set eth0 up; ip link set eth1 up")?;
         match self {
+            Self::Kernel => Ok(()),
             Self::Networkd => guest.start(&[("networkd".into(), NETWORKD.into())]),
             Self::Dhcpcd => {
                 let family = if asks == Asks::V4 { "-4" } else { "-6" };
@@ -155,7 +163,16 @@ impl Client {
                 )?;
                 guest.start(&[("NetworkManager".into(), "NetworkManager --no-daemon".into())])
             }
-            _ => guest.start(&order.map(|n| self.process(n, asks))),
+            _ => {
+                if asks != Asks::V4 {
+                    // dhclient gives up where there is no link-local address yet; ifupdown waits for it as well.
+                    let ready = "ip -6 -o address show scope link -tentative | grep -c eth";
+                    guest.run(&format!(
+                        "n=0; until [ $({ready}) = 2 ] || [ $n = 100 ]; do n=$((n+1)); sleep 0.1; done"
+                    ))?;
+                }
+                guest.start(&order.map(|n| self.process(n, asks)))
+            }
         }
     }
 
@@ -165,7 +182,11 @@ impl Client {
             Self::UdhcpcAlpine => udhcpc("/etc/race/alpine.sh"),
             Self::UdhcpcCirros => udhcpc("/etc/race/cirros.sh"),
             Self::Dhclient => {
-                let family = if asks == Asks::V4 { "-4" } else { "-6" };
+                let family = match asks {
+                    Asks::V4 => "-4",
+                    Asks::V6 => "-6",
+                    Asks::V6Settings => "-6 -S",
+                };
                 format!(
                     "dhclient {family} -d -v -pf /run/dhclient.eth{nic}.pid -lf /var/lib/dhcp/dhclient.eth{nic}.leases eth{nic}"
                 )

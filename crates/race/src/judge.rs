@@ -1,5 +1,7 @@
 //! What the guest's kernel says of its default route.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use crate::Result;
@@ -97,4 +99,15 @@ pub fn look(guest: &Machine, ipv6: bool) -> Result<Routes> {
     }
     out.all.sort();
     Ok(out)
+}
+
+/// The name servers that a guest knows.
+///
+/// # Errors
+/// When the guest has ended.
+pub fn name_servers(guest: &Machine) -> Result<BTreeSet<String>> {
+    // networkd keeps them for systemd-resolved.
+    let said = guest.run("cat /etc/resolv.conf; grep -h ^DNS= /run/systemd/netif/links/* 2>/dev/null || true")?;
+    let words = said.lines().filter_map(|l| l.strip_prefix("nameserver ").or_else(|| l.strip_prefix("DNS=")));
+    Ok(words.flat_map(str::split_whitespace).map(str::to_owned).collect())
 }

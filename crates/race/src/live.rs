@@ -1,13 +1,15 @@
 //! Changes of a network while a guest runs: what a client makes of them when it renews its lease.
 
+use std::time::Duration;
+
 use multihome_model::checked::CheckedNetwork;
 use multihome_model::{DhcpMode, NetworkSpec};
 
 use crate::boot::{LEASE, Lab, Servers};
 use crate::client::{Asks, Client};
-use crate::judge::look;
+use crate::judge::{Routes, look, name_servers};
 use crate::machine::Machine;
-use crate::{Result, networks};
+use crate::{Result, networks, wait_for};
 
 /// What changes on the primary's network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,10 +79,8 @@ impl Change {
             Self::GatewayOther => (route("default 10.100.0.1 eth0"), route("default 10.100.0.2 eth0")),
             Self::Routes => (route("10.50.0.0/16 10.100.0.1 eth0"), route("10.52.0.0/16 10.100.0.1 eth0")),
             Self::Dns => {
-                // networkd keeps them for systemd-resolved.
-                let said = guest.run("cat /etc/resolv.conf /run/systemd/netif/links/* 2>/dev/null || true")?;
-                let has = |a: &str| said.split([' ', '\n', '=']).any(|w| w == a);
-                (has("10.100.0.1"), has("10.100.0.2"))
+                let has = name_servers(guest)?;
+                (has.contains("10.100.0.1"), has.contains("10.100.0.2"))
             }
             Self::Mtu => {
                 // dhcpcd leaves the device alone and says it of its routes.
@@ -104,8 +104,8 @@ fn specs(change: Option<Change>) -> [NetworkSpec; 2] {
 fn running(client: Client, networks: &[CheckedNetwork; 2]) -> Result<Lab> {
     let mut lab = Lab::with(Servers::Multihome, networks)?;
     lab.nics = 1;
-    lab.node.plug(0, true, std::time::Duration::ZERO)?;
-    lab.node.plug(1, false, std::time::Duration::ZERO)?;
+    lab.node.plug(0, true, Duration::ZERO)?;
+    lab.node.plug(1, false, Duration::ZERO)?;
     client.install(&lab.guest, Asks::V4)?;
     client.start(&mut lab.guest, 0, Asks::V4)?;
     lab.settled()?;
@@ -131,11 +131,34 @@ pub fn follows(client: Client, change: Change, plain: bool) -> Result<Followed> 
         lab.node.call(|n| networks::NICS.iter().for_each(|nic| n.server.forget_told(nic)))?;
     }
     lab.renewed(client)?;
-    Ok(match (before, change.seen(&lab.guest)?) {
+    // A client's script may take its time.
+    let followed = wait_for("the change", 5, || Ok((change.seen(&lab.guest)? == (false, true)).then_some(())));
+    let seen = if followed.is_ok() { (false, true) } else { change.seen(&lab.guest)? };
+    Ok(match (before, seen) {
         (_, (false, true)) => Followed::Yes,
         (false, (_, false)) => Followed::Never,
         _ => Followed::No,
     })
+}
+
+/// Moves the default route from the first NIC to the second as Multihome's agent does, one step a renewal. Returns what
+/// the guest held after the first step and after the second.
+///
+/// # Errors
+/// When a NIC gets no address, or a lease is not renewed.
+pub fn moves(client: Client, servers: Servers) -> Result<[Routes; 2]> {
+    let mut lab = Lab::new(servers)?;
+    lab.start(client, Asks::V4)?;
+    lab.settled()?;
+    let mode = if servers == Servers::Multihome { DhcpMode::Server } else { DhcpMode::Guard };
+    let networks = networks::checked(&[0, 1].map(|i| networks::spec(i, mode)))?;
+    let last = networks::route_plan(&networks, 1, LEASE);
+    let mut first = last.clone();
+    first.nics.iter_mut().filter_map(|n| n.ipv4.as_mut()).for_each(|f| f.default_route = false);
+    lab.node.tell(&first)?;
+    let between = lab.renewed(client)?;
+    lab.node.tell(&last)?;
+    Ok([between, lab.renewed(client)?])
 }
 
 /// The measurement for every client: a line of a table for each, with what it does by itself and what it does with

@@ -1,7 +1,7 @@
 //! What is between the guest and the world: a node with Multihome's data plane, servers and guard, in a namespace and on
 //! a thread of its own; or nothing but cables.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -39,6 +39,7 @@ pub struct Inside {
     networks: Option<[CheckedNetwork; 2]>,
     /// What the DHCPv4 server calls itself on each network, where that is not to follow from the gateway.
     pub identifiers: Option<[Ipv4Addr; 2]>,
+    doors: Option<Arc<Doors>>,
     far: [End; 2],
     cables: [Option<Cable>; 2],
 }
@@ -81,8 +82,14 @@ impl Node {
                     Err(e) => drop(tell.send(Err(e))),
                     Ok(mut inside) => {
                         let _ = tell.send(Ok(()));
-                        while let Some(job) = work.recv().await {
-                            job(&mut inside);
+                        loop {
+                            tokio::select! {
+                                job = work.recv() => match job {
+                                    Some(job) => job(&mut inside),
+                                    None => break,
+                                },
+                                nics = inside.guard.changed() => inside.let_pass(&nics),
+                            }
                         }
                     }
                 }
@@ -183,12 +190,15 @@ impl Inside {
             rtnl.create(&NewLink { name: &near, kind: LinkKind::Veth { peer }, change })?;
             outside.change_named(&far, &up(true))?;
         }
-        let (guard, far) = match &networks {
+        let (guard, far, doors) = match &networks {
             None => {
                 let end = |i: u32| -> Result<End> { End::device(Rtnl::open()?.index(&format!("up{i}"))?) };
-                (Guard::new(Arc::new(|_, _| {})), [end(0)?, end(1)?])
+                (Guard::new(Arc::new(|_, _| {})), [end(0)?, end(1)?], None)
             }
-            Some(n) => data_plane(host, n, dir)?,
+            Some(n) => {
+                let (guard, far, doors) = data_plane(host, n, dir)?;
+                (guard, far, Some(doors))
+            }
         };
         if let Some(n) = &networks {
             for i in (0..2).filter(|i| n[*i].dhcp.contains(&multihome_model::DhcpMode::Guard)) {
@@ -203,6 +213,7 @@ impl Inside {
             guard,
             networks,
             identifiers: None,
+            doors,
             far,
             cables: [None, None],
         })
@@ -219,6 +230,15 @@ impl Inside {
         let index = self.rtnl.create(&NewLink { name: &near, kind: LinkKind::Veth { peer }, change: up(carrier) })?;
         self.cables[nic] = Some(Cable::new(End::device(index)?, self.far[nic].clone(), late));
         Ok(())
+    }
+
+    /// Guests may use the addresses that they form.
+    fn let_pass(&self, nics: &BTreeSet<Arc<str>>) {
+        for nic in nics {
+            if let (Some(doors), Some(view)) = (&self.doors, self.guard.view(nic)) {
+                doors.open(nic, &view.formed.iter().map(|a| IpAddr::V6(*a)).collect());
+            }
+        }
     }
 
     fn tell(&mut self, plan: &RoutePlan) -> Result<()> {
@@ -260,7 +280,11 @@ impl Inside {
 }
 
 /// Bridges, taps and port security as the node plan has them, and a guard that opens ports in it.
-fn data_plane(host: Netns, networks: &[CheckedNetwork; 2], dir: &std::path::Path) -> Result<(Guard, [End; 2])> {
+fn data_plane(
+    host: Netns,
+    networks: &[CheckedNetwork; 2],
+    dir: &std::path::Path,
+) -> Result<(Guard, [End; 2], Arc<Doors>)> {
     let config = Config {
         host,
         netns_prefix: String::new(),
@@ -280,29 +304,31 @@ fn data_plane(host: Netns, networks: &[CheckedNetwork; 2], dir: &std::path::Path
         End::tap(taps.into_iter().next().ok_or("a tap without a queue")?)
     };
     let far = [open(&kernel, 0)?, open(&kernel, 1)?];
-    let kernel = Mutex::new((kernel, wanted.ports));
-    let guard = Guard::new(Arc::new(move |nic: &str, addresses: &BTreeSet<IpAddr>| {
-        let mut inner = kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        let (kernel, ports) = &mut *inner;
-        let tap = tap_name(nic);
-        if let Some(step) = ports.get(&tap).and_then(|p| opened(&tap, p, addresses)) {
-            for f in kernel.apply(&[step]) {
-                eprintln!("race: {f}: {}", f.error);
-            }
-        }
-    }));
-    Ok((guard, far))
+    let doors = Arc::new(Doors(Mutex::new((kernel, wanted.ports))));
+    let keeper = doors.clone();
+    let guard = Guard::new(Arc::new(move |nic: &str, addresses: &BTreeSet<IpAddr>| keeper.open(nic, addresses)));
+    Ok((guard, far, doors))
 }
 
-/// A port that lets addresses pass besides the planned ones.
-fn opened(tap: &IfName, planned: &Port, addresses: &BTreeSet<IpAddr>) -> Option<Step> {
-    let mut port = planned.clone();
-    let Security::Strict { ipv4, ipv6, .. } = &mut port.security else { return None };
-    for a in addresses {
-        match a {
-            IpAddr::V4(a) => ipv4.insert(*a),
-            IpAddr::V6(a) => ipv6.insert(*a),
-        };
+/// Port security, which lets more addresses pass when guests get them from others or form them.
+struct Doors(Mutex<(Kernel, BTreeMap<IfName, Port>)>);
+
+impl Doors {
+    /// Lets a NIC have these addresses besides those that it has.
+    fn open(&self, nic: &str, addresses: &BTreeSet<IpAddr>) {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (kernel, ports) = &mut *inner;
+        let tap = tap_name(nic);
+        let Some(port) = ports.get_mut(&tap) else { return };
+        let Security::Strict { ipv4, ipv6, .. } = &mut port.security else { return };
+        for a in addresses {
+            match a {
+                IpAddr::V4(a) => ipv4.insert(*a),
+                IpAddr::V6(a) => ipv6.insert(*a),
+            };
+        }
+        for f in kernel.apply(&[Step::PutPort(tap, port.clone())]) {
+            eprintln!("race: {f}: {}", f.error);
+        }
     }
-    Some(Step::PutPort(tap.clone(), port))
 }

@@ -22,15 +22,9 @@ pub struct Advertisement {
     pub autonomous: Vec<u64>,
 }
 
-/// An option of which the lifetime, at octet 4, is over.
-fn over(option: &[u8]) -> Result<Vec<u8>, Dropped> {
-    let mut option = option.to_vec();
-    option.get_mut(4..8).ok_or(Dropped::Malformed("an option without lifetime"))?.fill(0);
-    Ok(option)
-}
-
 /// Rewrites an advertisement for the NIC that `role` is of: on a secondary no default router, no route that stands for
-/// everything and no name servers (their lifetimes are 0); prefixes and specific routes stay.
+/// everything and no name servers; prefixes and specific routes stay. What is not said is taken back, because the guest may
+/// have heard it when the NIC was the primary.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -71,10 +65,8 @@ pub fn rewrite(message: &[u8], role: &Role) -> Result<Advertisement, Dropped> {
                 let said = option[4..8].try_into().map_or(u32::MAX, u32::from_be_bytes);
                 mtu = Some(said.min(role.mtu.get()));
             }
-            // With lifetime 0 rather than left out, so that what the guest was told before its NIC's role changed is
-            // taken back (RFC 4191 section 2.3, RFC 8106 section 5.1).
-            ROUTE if option[2] <= 1 && !role.default6 => out.extend(over(option)?),
-            RDNSS | DNSSL if !role.dns6 => out.extend(over(option)?),
+            ROUTE if option[2] <= 1 && !role.default6 => taken_back(&mut out, option),
+            RDNSS | DNSSL if !role.dns6 => taken_back(&mut out, option),
             code if SIGNATURES.contains(&code) => {}
             _ => out.extend_from_slice(option),
         }
@@ -84,4 +76,11 @@ pub fn rewrite(message: &[u8], role: &Role) -> Result<Advertisement, Dropped> {
         out.extend_from_slice(&mtu.to_be_bytes());
     }
     Ok(Advertisement { message: out, offers, autonomous })
+}
+
+/// A route, name servers or search domains for zero seconds: no more (RFC 4191 section 2.3, RFC 8106 sections 5.1 and 5.2).
+fn taken_back(out: &mut Vec<u8>, option: &[u8]) {
+    let at = out.len();
+    out.extend_from_slice(option);
+    out[at + 4..at + 8].fill(0);
 }

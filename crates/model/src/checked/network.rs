@@ -255,6 +255,25 @@ mod tests {
     }
 
     #[test]
+    fn a_route_may_go_by_a_gateway_that_is_known_by_its_link_local_address_only() {
+        let route = |via: Option<&str>| NetworkSpec {
+            r#type: NetworkType::Untagged,
+            ipv6: Some(IpFamilySpec {
+                cidr: Some("fd00::/64".into()),
+                gateway: Some("fe80::1".into()),
+                dhcp: Some(DhcpMode::Server),
+                routes: vec![NetworkRoute { to: "fd50::/32".into(), via: via.map(str::to_owned) }],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        for via in [None, Some("fe80::1"), Some("fd00::2")] {
+            assert!(check_network("n", &route(via)).is_ok(), "{via:?}");
+        }
+        assert!(refusal(&route(Some("fe80::2"))).contains("outside fd00::/64"));
+    }
+
+    #[test]
     fn addresses_are_judged() {
         let mut n = management("10.0.0.0/24", "10.0.0.1");
         if let Some(f) = &mut n.ipv4 {

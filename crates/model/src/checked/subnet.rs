@@ -220,7 +220,8 @@ impl Subnet {
         }
         for (i, r) in spec.routes.iter().enumerate() {
             let route = parse_route(&r.to, r.via.as_deref(), s.gateway).and_then(|r| {
-                if cidr.contains(&r.via) {
+                // The gateway may be known by its link-local address only.
+                if cidr.contains(&r.via) || s.gateway == Some(r.via) {
                     Ok(r)
                 } else {
                     Err(ParseError(format!(
