@@ -75,11 +75,12 @@ pub(crate) fn write(path: &Path, guest: &Guest) -> std::io::Result<()> {
 }
 
 /// Puts the seed of the NICs as they are now into the running VM's drive, if it is another one. The file that says what the
-/// guest has is replaced last: whoever is killed before that does it again.
+/// guest has is replaced last: whoever is killed before that does it again. A guest that ejects its seed gets it back.
 pub(crate) async fn refresh(vm: &Vm, guest: &Guest) -> Result<bool, Error> {
     let Some(path) = vm.spec().cdrom.clone() else { return Ok(false) };
     let io = |e: std::io::Error| Error::Seed(format!("{}: {e}", path.display()));
     if fs::read(&path).is_ok_and(|there| there == seed::image(guest)) {
+        vm.close_tray().await?;
         return Ok(false);
     }
     let new = path.with_extension("new");
