@@ -1,5 +1,5 @@
 # Everything is done by scripts; this names them.
-.PHONY: demo demo-down test bench static docs fmt
+.PHONY: demo demo-down test bench race static docs fmt
 
 demo:
 	@scripts/demo
@@ -12,6 +12,9 @@ test:
 
 bench:
 	@scripts/bench
+
+race:
+	@scripts/race
 
 static:
 	@scripts/static

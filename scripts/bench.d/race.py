@@ -1,8 +1,10 @@
-"""Row 2: on which NIC the default route of a two-NIC DHCP guest ends, by two dnsmasq servers and by Multihome."""
+"""Row 2: on which NIC the default route of a two-NIC DHCP guest ends, by two dnsmasq servers and by Multihome; then the
+same for all clients in namespaces, with something that delays the primary NIC."""
 import glob, os, re, time
 from lib import *
 
 BOOTS = int(os.environ.get("MULTIHOME_BENCH_BOOTS", "10"))
+CELLS = int(os.environ.get("MULTIHOME_RACE_BOOTS", "1"))
 # Run by the guest on every boot: when both NICs have an address, its routes go to the serial console.
 REPORT = "while+[+$(ip+-4+addr|grep+-c+global)+-lt+2+];do+sleep+1;done;sleep+1;ip+route|sed+s/^/ROUTE:/;echo+ROUTES-END"
 CMDLINE = f"{CONSOLE} mh.cmd={REPORT}"
@@ -132,3 +134,26 @@ def race():
     wrong = lambda seen: sum(1 for s in seen if s != ["eth0"])
     row(f"2 default route of a two-NIC DHCP guest, {BOOTS} boots", count(ours), f"two dnsmasq: {count(peer)}",
         f"{wrong(ours)} : {wrong(peer)} wrong", "0 wrong or doubled", good)
+    clients()
+
+
+def clients():
+    """crates/race: every client in every scenario, served by Multihome, by its guard before dnsmasq, and by dnsmasq alone."""
+    say(f"race: {CELLS} boots of every client in every scenario on every kind of server")
+    # It says itself whether all was right, by its exit status; what it prints is counted here.
+    out = run(os.path.join(TARGET, "release", "race"), "--boots", str(CELLS), "--results", directory(), check=False,
+              timeout=600 + 60 * 63 * CELLS)
+    found = {}
+    for line in out.stdout.splitlines():
+        name, *numbers = line.split()
+        found[name] = [int(n) for n in numbers]
+    if len(found) != 3:
+        raise RuntimeError(f"race: {out.stderr.strip()[-300:]}")
+    def text(name):
+        boots, *counts, lost = found[name]
+        wrong, doubled, missing = (a + b for a, b in zip(counts[:3], counts[3:]))
+        return f"{wrong} wrong, {doubled} doubled, {missing} missing of {2 * boots}" + (f", {lost} boots not judged" if lost else "")
+    bad = lambda name: sum(found[name][1:])
+    ours = bad("Multihome") + bad("guarded")
+    row(f"2 seven clients, three scenarios, {CELLS} boots and renewals each", f"{text('Multihome')}; guarded: {text('guarded')}",
+        f"two dnsmasq: {text('dnsmasq')}", f"{ours} : {bad('dnsmasq')}", "0 wrong, doubled or missing", ours == 0)

@@ -17,7 +17,7 @@ use multihome_dhcp::server6::Said;
 use multihome_dhcp::v4::{Record, Told};
 use multihome_dhcp::v6;
 use multihome_model::names;
-use multihome_model::{DhcpMode, Family};
+use multihome_model::{DhcpMode, Family, LeaseStatus};
 use multihome_plan::node::tap_name;
 use multihome_plan::route::RoutePlan;
 
@@ -53,7 +53,7 @@ fn lease(agent: &Agent, uid: &str) -> Option<Lease> {
     };
     let guarded = |v: guard::server::View| Lease {
         told: v.told.is_some(),
-        routed: v.told.is_some_and(|(router, _)| router.is_some()),
+        routed: v.told.is_some_and(|t| t.router.is_some()),
         acknowledged: v.acknowledged.map(|a| a.0),
         seconds: v.acknowledged.map_or(0, |a| a.1),
     };
@@ -153,15 +153,30 @@ fn seed(agent: &Agent, views: &[VmNicView], host_name: &str) {
         let (server, _) = spec::server_address(&v.spec);
         let Some(p) = plan.nic(&v.nic.name_any()) else { continue };
         let Some(record) = Record::new(p, Some(host_name), server) else { continue };
-        let told = v.nic.status.as_ref().and_then(|s| s.lease.as_ref()).map(|l| {
-            let gateway = v.spec.ipv4.as_ref().and_then(|s| s.gateway);
-            let router = match gateway {
-                Some(IpAddr::V4(a)) if l.default_route => Some(a),
-                _ => None,
-            };
-            Told { router, routes: record.told().routes.clone() }
-        });
+        let told = v.nic.status.as_ref().and_then(|s| s.lease.as_ref()).map(|l| remembered(l, record.told(), v));
         agent.dhcp.put_record(&uid, &v.network_key.to_string(), record, told);
+    }
+}
+
+/// What a lease of the status says that the guest was told; what an older version did not write down is taken to be as
+/// it is `now`.
+fn remembered(l: &LeaseStatus, now: &Told, v: &VmNicView) -> Told {
+    let Some(server) = l.server.as_deref().and_then(|s| s.parse().ok()) else {
+        let router = match v.spec.ipv4.as_ref().and_then(|s| s.gateway) {
+            Some(IpAddr::V4(a)) if l.default_route => Some(a),
+            _ => None,
+        };
+        return Told { router, ..now.clone() };
+    };
+    let route = |text: &String| {
+        let (to, via) = text.split_once(" via ")?;
+        Some((to.parse().ok()?, via.parse().ok()?))
+    };
+    Told {
+        server,
+        router: l.gateway.as_deref().and_then(|g| g.parse().ok()),
+        routes: l.routes.iter().filter_map(route).collect(),
+        mtu: l.mtu.unwrap_or(now.mtu),
     }
 }
 

@@ -11,7 +11,7 @@ use multihome_control::vm::VmNicView;
 use multihome_control::world::Tables;
 use multihome_control::{Key, status};
 use multihome_dhcp::guard::Role;
-use multihome_dhcp::guard::server::{Given, View};
+use multihome_dhcp::guard::server::{Given, Told, View};
 use multihome_model::{
     Condition, DhcpMode, Family, LearntAddress, LeaseStatus, NetworkInterface, NicAddressStatus, PortSecurity,
     SOURCE_GUARD,
@@ -58,7 +58,7 @@ fn remembered(nic: &NetworkInterface) -> Option<View> {
     if let Some(lease) = &status.lease {
         let gateway = status.ipv4.as_ref().and_then(|a| a.gateway.as_ref()).and_then(|g| g.parse().ok());
         view.offered = gateway;
-        view.told = Some((gateway.filter(|_| lease.default_route), None));
+        view.told = Some(Told { router: gateway.filter(|_| lease.default_route), rest: None });
         view.acknowledged = time(&lease.acknowledged).map(|at| (at, lease.seconds));
     }
     Some(view)
@@ -92,10 +92,7 @@ pub(crate) async fn follow(agent: &Agent) {
         let changed = tokio::time::timeout(LOOK, agent.guard.changed()).await;
         tokio::task::block_in_place(|| agent.guard.expire());
         for uid in changed.unwrap_or_default() {
-            let nic = {
-                let t = agent.world.read();
-                t.nics.values().find(|n| n.uid().as_deref() == Some(&*uid)).cloned()
-            };
+            let nic = agent.world.read().nic_of_uid(&uid);
             let (Some(nic), Some(view)) = (nic, agent.guard.view(&uid)) else { continue };
             if let Some(vm) = multihome_control::world::vm_key(&nic) {
                 // A default route on its way may have moved on.
@@ -143,8 +140,8 @@ async fn tell(agent: &Agent, nic: &Arc<NetworkInterface>, view: &View) -> Result
                 let text = format!("the guest took {} from {}, by the guard", l.address, g.server);
                 Some(Condition::new(status::LEASED, true, "Guarded", text))
             }
-            _ if view.refused > 0 && view.told.is_none() => {
-                let text = "its routes changed: the guest was told to start afresh";
+            _ if view.starts_afresh => {
+                let text = "its routes or MTU changed: the guest was told to start afresh";
                 Some(Condition::new(status::LEASED, false, "Refused", text))
             }
             _ => None,
@@ -163,15 +160,15 @@ async fn tell(agent: &Agent, nic: &Arc<NetworkInterface>, view: &View) -> Result
 }
 
 fn lease(view: &View) -> Option<LeaseStatus> {
-    let (router, _) = view.told.as_ref()?;
+    let told = view.told.as_ref().filter(|_| !view.starts_afresh)?;
     let (at, seconds) = view.acknowledged?;
     let given = view.given.iter().find(|g| g.address.is_ipv4())?;
     Some(LeaseStatus {
         address: given.address.to_string(),
-        default_route: router.is_some(),
+        default_route: told.router.is_some(),
         acknowledged: Some(stamp(at)),
         seconds,
-        hostname: None,
+        ..LeaseStatus::default()
     })
 }
 

@@ -517,7 +517,7 @@ async fn not_attached(agent: &Agent, nic: &NetworkInterface, reason: &str, text:
 async fn unplug_others(agent: &Arc<Agent>, key: &Key, r: &Arc<Running>) -> Result<(), Error> {
     let plugged: Vec<String> = r.plugged().keys().cloned().collect();
     for uid in plugged {
-        let nic = agent.world.read().nics.values().find(|n| n.uid().as_deref() == Some(&uid)).cloned();
+        let nic = agent.world.read().nic_of_uid(&uid);
         let stays =
             nic.as_ref().is_some_and(|n| vm_key(n).as_ref() == Some(key) && n.meta().deletion_timestamp.is_none());
         if stays {

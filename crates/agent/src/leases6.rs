@@ -21,10 +21,7 @@ use crate::{Agent, spec};
 pub(crate) async fn follow(agent: &Agent) {
     loop {
         for uid in agent.dhcp6.changed().await {
-            let nic = {
-                let t = agent.world.read();
-                t.nics.values().find(|n| n.uid().as_deref() == Some(&*uid)).cloned()
-            };
+            let nic = agent.world.read().nic_of_uid(&uid);
             let (Some(nic), Some(view)) = (nic, agent.dhcp6.view(&uid)) else { continue };
             if let Err(e) = tell(agent, &nic, &view).await {
                 tracing::warn!(nic = %Key::of(nic.as_ref()), "IPv6 state not reported: {e}");

@@ -17,6 +17,7 @@ mod plumbing;
 mod seed;
 mod spec;
 mod teardown;
+mod warnings;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -200,7 +201,8 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
         node::report(&agent, &kernel),
         leases::follow(&agent),
         leases6::follow(&agent),
-        guarded::follow(&agent)
+        guarded::follow(&agent),
+        warnings::follow(&agent)
     );
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use multihome_control::queue::Next;
-use multihome_dataplane::kernel::{Config as KernelConfig, Kernel};
+use multihome_dataplane::kernel::{Config as KernelConfig, Kernel, Rogue};
 use multihome_dataplane::{Engine, StepError};
 use multihome_dhcp::guard::server::Doorkeeper;
 use multihome_model::IfName;
@@ -51,6 +51,8 @@ pub(crate) struct Plumbing {
     indexes: Arc<Mutex<HashMap<IfName, u32>>>,
     /// Addresses that servers of others gave, by the NIC's uid: in force before the resources say so.
     learnt: Arc<Mutex<HashMap<String, BTreeSet<IpAddr>>>>,
+    /// What the last round of the whole plan could not do.
+    said: Arc<Mutex<BTreeSet<String>>>,
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -66,7 +68,12 @@ impl Plumbing {
             Ok(Inner { engine, rtnl: Rtnl::open()?, state: NodeState::default(), observed: None })
         })
         .await??;
-        Ok(Self { inner: Arc::new(Mutex::new(inner)), indexes: Arc::default(), learnt: Arc::default() })
+        Ok(Self {
+            inner: Arc::new(Mutex::new(inner)),
+            indexes: Arc::default(),
+            learnt: Arc::default(),
+            said: Arc::default(),
+        })
     }
 
     /// What the guard opens ports with: at once, because the guest is told next.
@@ -177,6 +184,20 @@ impl Plumbing {
         Ok(found.await?)
     }
 
+    /// Logs what the last round did not say already.
+    fn warn_once(&self, now: BTreeSet<String>) {
+        let mut said = lock(&self.said);
+        now.difference(&said).for_each(|text| tracing::warn!("{text}"));
+        *said = now;
+    }
+
+    /// Taps whose guests pretended lately to be DHCP servers or routers, and were silenced.
+    pub(crate) async fn rogues(&self) -> Result<BTreeSet<(IfName, Rogue)>, Error> {
+        let this = self.clone();
+        let found = tokio::task::spawn_blocking(move || lock(&this.inner).engine.rogues());
+        found.await?.map_err(|e| Error::Dataplane(e.to_string()))
+    }
+
     /// Reads the indexes of taps that were in place before this process started.
     async fn learn_indexes(&self) -> Result<(), Error> {
         let this = self.clone();
@@ -262,7 +283,7 @@ pub(crate) async fn reconcile(agent: &Agent) -> Next {
         networks::report(agent, &input, &failures).await?;
         // What the kernel will refuse again is looked at with the next regular round.
         let (permanent, passing): (Vec<_>, Vec<_>) = failures.into_iter().partition(|f| f.error.is_permanent());
-        permanent.iter().for_each(|f| tracing::warn!("{}", sentence(f)));
+        agent.plumbing.warn_once(permanent.iter().map(sentence).collect());
         told(passing)?;
         Ok(Next::Wait)
     };

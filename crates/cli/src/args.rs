@@ -516,6 +516,9 @@ pub struct Demo {
     /// The manifest of the demo
     #[arg(long, default_value = "examples/three-networks.yaml")]
     pub manifest: PathBuf,
+    /// The manifest of a network whose DHCP server and router are somebody else's
+    #[arg(long, default_value = "examples/foreign-network.yaml")]
+    pub foreign: PathBuf,
 }
 
 /// `reference-docs`

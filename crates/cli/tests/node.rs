@@ -257,6 +257,7 @@ fn a_foreign_server_is_guarded() {
         node.guest_sh("web", "ping -6 -c 1 -W 1 fd77::1").0.then_some(())
     });
     assert_eq!(node.default_routes6("web"), Vec::<String>::new());
+    what_is_dropped_is_told(&node, &lan, &text("/status/mac"));
     // The primary moves to the network of the foreign server, and back: its guest follows at the next renewal.
     node.cli(&["nic", "set-primary", "web-lan"]);
     eventually("the IPv6 default route is by the foreign router", 15, || {
@@ -266,6 +267,115 @@ fn a_foreign_server_is_guarded() {
     node.cli(&["nic", "set-primary", "web-ours"]);
     eventually("the IPv6 default route is gone", 15, || node.default_routes6("web").is_empty().then_some(()));
     eventually("the default route moved back", 100, || only("10.90.91.1"));
+}
+
+/// Sends the first fragment of a DHCP answer to a MAC, by the host's own wire.
+const FRAGMENT: &str = r#"
+import socket, struct, sys
+mac = bytes.fromhex(sys.argv[1].replace(":", ""))
+bootp = bytes([2, 1, 6, 0]) + bytes(24) + mac + bytes(200)
+udp = struct.pack("!HHHH", 67, 68, 8 + 900, 0) + bootp
+ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 7, 0x2000, 64, 17, 0, bytes([10, 77, 0, 1]), bytes([255] * 4))
+total = sum(struct.unpack("!10H", ip))
+total = (total & 0xffff) + (total >> 16)
+ip = ip[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xffff) + ip[12:]
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+wire.bind(("wire", 0))
+wire.send(mac + bytes([2, 0, 0, 0, 0, 1, 8, 0]) + ip + udp)
+"#;
+
+/// What cannot be handed on, and a guest that speaks as a DHCP server, are told of in Events.
+fn what_is_dropped_is_told(node: &Node, lan: &Lan, mac: &str) {
+    let event = |reason: &str| {
+        eventually(reason, 30, || {
+            let list: serde_json::Value = serde_json::from_str(&node.cli(&["get", "events", "-o", "json"])).ok()?;
+            let of = |e: &&serde_json::Value| e["reason"] == reason;
+            Some(list["items"].as_array()?.iter().find(of)?["message"].as_str()?.to_owned())
+        })
+    };
+    assert!(lan.command("python3", &["-c", FRAGMENT, mac]).status().expect("python3 runs").success());
+    let note = event("AnswerDropped");
+    assert!(note.contains("(1 so far): it comes in fragments"), "{note}");
+    // A real server in the guest, asked by a real client on the wire.
+    let server = "printf 'start 10.77.0.200\nend 10.77.0.210\ninterface eth1\nlease_file /tmp/leases\n' >/tmp/udhcpd.conf\n\
+        touch /tmp/leases; busybox udhcpd /tmp/udhcpd.conf";
+    let (started, said) = node.guest_sh("web", server);
+    assert!(started, "{said}");
+    let mut client =
+        lan.command("busybox", &["udhcpc", "-i", "wire", "-n", "-q", "-t", "3", "-T", "1", "-s", "/bin/true"]);
+    let answer = client.output().expect("udhcpc runs");
+    let heard = String::from_utf8_lossy(&answer.stderr).into_owned();
+    assert!(!heard.contains("10.77.0.2"), "the guest's server is silenced: {heard}");
+    let note = event("RogueDhcpServer");
+    let who = "VM default/web speaks as a DHCP server on Network default/lan by its NIC web-lan";
+    assert!(note.contains(who), "{note}");
+}
+
+/// Whether an off-link client reaches a server of the guest's by one of its addresses.
+fn reached(node: &Node, address: &str) -> bool {
+    let (_, said) = node.guest_sh("client", &format!("busybox nc -w 2 {} 8080 </dev/null", bare(address)));
+    said.contains("hello")
+}
+
+fn rp_filter(node: &Node, mode: u8) {
+    let set = format!("for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo {mode} >$f; done");
+    assert!(node.guest_sh("web", &set).0);
+}
+
+#[test]
+fn replies_leave_by_the_nic_that_they_are_due_on() {
+    let Some((_turn, node)) = node("replies_leave_by_the_nic_that_they_are_due_on") else { return };
+    let vpc = "apiVersion: multihome.io/v1alpha1\nkind: Vpc\nmetadata: {name: dc}\nspec: {}\n---\n";
+    let in_vpc = |name: &str, octet: u8| network(name, "Overlay", octet, 600).replace("  ipv4:", "  vpc: dc\n  ipv4:");
+    let back = in_vpc("back", 82);
+    let front = network("front", "Management", 81, 600);
+    node.apply(&(vpc.to_owned() + &front + &back + &in_vpc("office", 83)));
+    node.apply(&(vm("web", &["front", "back"]) + &vm("client", &["office"])));
+    for nic in ["web-front", "web-back", "client-office"] {
+        node.ready(nic);
+    }
+    assert!(node.guest_sh("web", "busybox nc -ll -p 8080 -e echo hello >/dev/null 2>&1 & true").0);
+    let (_, back_address) = address(&node, "web-back");
+    // An unmodified guest answers by its default route, and the platform lets nobody speak for another NIC.
+    for mode in [0, 1, 2] {
+        rp_filter(&node, mode);
+        assert!(!reached(&node, &back_address), "rp_filter {mode}, nothing done");
+    }
+    // The gateway in front of the network keeps it symmetric, without the guest's help.
+    node.apply(&back.replace("  ipv4:", "  symmetric: Gateway\n  ipv4:"));
+    for mode in [0, 1, 2] {
+        rp_filter(&node, mode);
+        eventually("the client reaches the guest through the gateway", 10, || {
+            reached(&node, &back_address).then_some(())
+        });
+    }
+    node.apply(&back.replace("  ipv4:", "  symmetric: None\n  ipv4:"));
+    eventually("it is as before", 10, || (!reached(&node, &back_address)).then_some(()));
+    // The guest itself keeps it symmetric, with what it is told to do.
+    let commands = node.cli(&["guest", "config", "vm/web", "--dialect", "ip"]);
+    let (done, said) = node.guest_sh("web", &commands);
+    assert!(done, "{said}\n{commands}");
+    for mode in [0, 1, 2] {
+        rp_filter(&node, mode);
+        assert!(reached(&node, &back_address), "rp_filter {mode}, by a table of its own");
+    }
+    // Two NICs in one subnet, if the user says so.
+    let twin = "apiVersion: multihome.io/v1alpha1\nkind: NetworkInterface\nmetadata: {name: twin}\nspec: {network: back, vm: web, allowSameNetwork: true}\n";
+    node.apply(twin);
+    node.ready("twin");
+    let (_, twin_address) = address(&node, "twin");
+    for mode in [0, 1, 2] {
+        rp_filter(&node, mode);
+        assert!(!reached(&node, &twin_address), "rp_filter {mode}, nothing done for the twin");
+    }
+    let (done, said) = node.guest_sh("web", &node.cli(&["guest", "config", "vm/web", "--dialect", "ip"]));
+    assert!(done, "{said}");
+    for mode in [0, 1, 2] {
+        rp_filter(&node, mode);
+        for address in [&back_address, &twin_address] {
+            assert!(reached(&node, address), "rp_filter {mode}: {address}, each by a table of its own");
+        }
+    }
 }
 
 #[test]
@@ -318,6 +428,9 @@ macro_rules! snapshot {
             (r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}(\.[0-9]+)?Z", "<TIME>"),
             (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<UID>"),
             (r"\bmh[a-z][0-9a-z]{6,}\b", "<DEVICE>"),
+            // Addresses that the guest forms from its MAC, and that a foreign server chose.
+            (r"\bfd00:[0-9]+::[0-9a-f:]+/64", "<FORMED>/64"),
+            (r"\b10\.99\.0\.[5-9][0-9]\b", "10.99.0.<GIVEN>"),
             // Columns are as wide as what stands in them.
             (r"\b[0-9]+(\.[0-9]+)? ?(s|ms|m)\b  +", "<DURATION> "),
             (r"\b[0-9]+(\.[0-9]+)? ?(s|ms|m)\b", "<DURATION>"),
@@ -335,7 +448,7 @@ fn what_commands_say_with_a_running_guest() {
     snapshot!("node-vm-exec-missing", said(&node, &["vm", "exec", "web", "--", "/no/such/program"]));
     snapshot!("node-nic-create-wait", said(&node, &["nic", "create", "--network", "b", "--vm", "web", "--wait", "60"]));
     eventually("the doctor finds nothing", 30, || node.try_cli(&["doctor", "vm/web"]).status.success().then_some(()));
-    snapshot!("node-doctor", said(&node, &["doctor"]));
+    snapshot!("node-doctor", said(&node, &["doctor", "vm"]));
     snapshot!("node-vm-list", said(&node, &["vm", "list"]));
     snapshot!("node-nic-list", said(&node, &["nic", "list"]));
     snapshot!("node-nic-detach", said(&node, &["nic", "detach", "web-b"]));
@@ -361,12 +474,28 @@ fn the_demo_tells_its_story() {
     let text = |p: &std::path::PathBuf| p.to_string_lossy().into_owned();
     let image = ["image", "import", "multihome/demo-guest", "--kernel", &text(kernel), "--initramfs", &text(initramfs)];
     node.cli(&image);
-    let manifest = multihome_testkit::repository().join("examples/three-networks.yaml");
-    let manifest = manifest.display().to_string();
-    snapshot!(
-        "node-demo",
-        said(&node, &["demo", "--manifest", &manifest]).replace(&manifest, "examples/three-networks.yaml")
-    );
+    let examples = multihome_testkit::repository().join("examples").display().to_string();
+    let (manifest, foreign) = (format!("{examples}/three-networks.yaml"), format!("{examples}/foreign-network.yaml"));
+    // As every node, this one has a way out that is not the device that it lends.
+    for command in [
+        "link add out0 type veth peer name out1",
+        "addr add 192.0.2.1/24 dev out0",
+        "link set out0 up",
+        "link set out1 up",
+        "route add default via 192.0.2.2",
+    ] {
+        let words = command.split(' ');
+        assert!(std::process::Command::new("ip").args(["-n", node.netns()]).args(words).status().unwrap().success());
+    }
+    let mut lan = Lan::new(&node, "demo-office", &["10.99.0.1/24", "fd00:99::1/64"]);
+    let office = multihome_testkit::repository().join("scripts/demo.d/office.conf").display().to_string();
+    lan.serve("dnsmasq", &["--keep-in-foreground", &format!("--conf-file={office}"), "--log-facility=-"]);
+    let text = said(&node, &["demo", "--manifest", &manifest, "--foreign", &foreign]);
+    let mut text = text.replace(&examples, "examples");
+    while text.contains("    ") {
+        text = text.replace("    ", "   ");
+    }
+    snapshot!("node-demo", text);
 }
 
 #[test]

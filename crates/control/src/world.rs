@@ -72,6 +72,8 @@ pub struct Tables {
     nics_by_vm: HashMap<Key, BTreeSet<Key>>,
     /// NICs of each network.
     nics_by_network: HashMap<Key, BTreeSet<Key>>,
+    /// NICs by uid.
+    nics_by_uid: HashMap<String, Key>,
     /// Addresses that are claimed in each network.
     addresses: HashMap<Key, BTreeSet<IpAddr>>,
     /// Names of the claims that each NIC holds, by the NIC's uid.
@@ -82,6 +84,11 @@ impl Tables {
     /// The NICs of a VM.
     pub fn nics_of_vm(&self, vm: &Key) -> Vec<Arc<NetworkInterface>> {
         self.nics_by_vm.get(vm).into_iter().flatten().filter_map(|k| self.nics.get(k).cloned()).collect()
+    }
+
+    /// The NIC of a uid.
+    pub fn nic_of_uid(&self, uid: &str) -> Option<Arc<NetworkInterface>> {
+        self.nics.get(self.nics_by_uid.get(uid)?).cloned()
     }
 
     /// The keys of the NICs of a network.
@@ -189,6 +196,12 @@ impl Watched for NetworkInterface {
         let vms = &mut tables.nics_by_vm;
         move_index(vms, key, old.and_then(vm_key), new.and_then(vm_key));
         move_index(&mut tables.nics_by_network, key, old.map(network_key), new.map(network_key));
+        if let Some(uid) = old.and_then(ResourceExt::uid) {
+            tables.nics_by_uid.remove(&uid);
+        }
+        if let Some(uid) = new.and_then(ResourceExt::uid) {
+            tables.nics_by_uid.insert(uid, key.clone());
+        }
     }
     fn change(key: &Key, old: Option<&Self>, new: Option<&Self>) -> Change {
         let both = || [old, new].into_iter().flatten();

@@ -30,7 +30,7 @@ const BATCH: usize = 16;
 pub struct LeaseView {
     /// The address of its record.
     pub address: Ipv4Addr,
-    /// What the guest was told of routes, if it holds a lease as far as we know.
+    /// What the guest was told, if it holds a lease as far as we know.
     pub told: Option<Told>,
     /// When the last acknowledgement went out.
     pub acknowledged: Option<SystemTime>,
@@ -38,6 +38,8 @@ pub struct LeaseView {
     pub seconds: u32,
     /// The name that the client gave itself.
     pub host_name: Option<String>,
+    /// Whether the client makes a default route of its own where it is told none.
+    pub invents_routes: bool,
     /// What happened last.
     pub last: Option<Fact>,
     /// How many requests were refused since the server started.
@@ -52,6 +54,7 @@ struct Lease {
     acknowledged: Option<SystemTime>,
     seconds: u32,
     host_name: Option<String>,
+    invents_routes: bool,
     last: Option<Fact>,
     refused: u64,
     ignored: u64,
@@ -148,6 +151,7 @@ impl Server {
                 acknowledged: None,
                 seconds: 0,
                 host_name: None,
+                invents_routes: false,
                 last: None,
                 refused: 0,
                 ignored: 0,
@@ -251,6 +255,7 @@ impl Server {
             acknowledged: l.acknowledged,
             seconds: l.seconds,
             host_name: l.host_name.clone(),
+            invents_routes: l.invents_routes,
             last: l.last.clone(),
             refused: l.refused,
             ignored: l.ignored,
@@ -299,6 +304,7 @@ impl Shared {
             Fact::Acknowledged => {
                 lease.acknowledged = Some(SystemTime::now());
                 lease.seconds = record.lease_seconds();
+                lease.invents_routes = message.invents_routes();
                 if let Some(name) = message.host_name {
                     lease.host_name = Some(String::from_utf8_lossy(name).into_owned());
                 }

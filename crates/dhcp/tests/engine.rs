@@ -19,6 +19,10 @@ fn record(primary: bool) -> Record {
 }
 
 fn record_with(primary: bool, routes: u8) -> Record {
+    record_of(primary, routes, 1450, SERVER)
+}
+
+fn record_of(primary: bool, routes: u8, mtu: u32, server: Ipv4Addr) -> Record {
     let network = |i: u8| {
         let spec = NetworkSpec {
             ipv4: Some(IpFamilySpec {
@@ -43,12 +47,12 @@ fn record_with(primary: bool, routes: u8) -> Record {
         wants_primary,
         mac: if i == 0 { MAC } else { MacAddr([2, 0, 0, 0, 0, 9]) },
         network,
-        mtu: Mtu::new(1450).unwrap(),
+        mtu: Mtu::new(mtu).unwrap(),
         ipv4: Some(IpAddr::from([10, i, 0, 5])),
         ipv6: None,
     };
     let p = plan(&[nic("a", &a, primary, 0), nic("b", &b, !primary, 1)]);
-    Record::new(p.nic("a").unwrap(), Some("web"), SERVER).unwrap()
+    Record::new(p.nic("a").unwrap(), Some("web"), server).unwrap()
 }
 
 #[derive(Default)]
@@ -203,6 +207,48 @@ fn a_renewal_after_the_primary_changed_is_refused_so_that_the_old_route_really_g
 }
 
 #[test]
+fn a_refusal_that_was_lost_is_told_again_until_the_client_starts_afresh() {
+    let mut state = PortState::default();
+    let renew = Request { kind: 3, ciaddr: Some(US), ..Default::default() };
+    ask(&record(true), &mut state, &renew);
+    for _ in 0..3 {
+        let (a, fact) = ask(&record(false), &mut state, &renew);
+        assert_eq!((a.unwrap().kind, fact), (6, Fact::Refused(Refusal::RoutesChanged)));
+    }
+    let take = [(50u8, &US.octets()[..])];
+    let (a, fact) = ask(&record(false), &mut state, &Request { kind: 3, options: &take, ..Default::default() });
+    assert_eq!((a.unwrap().kind, fact), (5, Fact::Acknowledged));
+    assert_eq!(ask(&record(false), &mut state, &renew).0.unwrap().kind, 5);
+}
+
+#[test]
+fn an_mtu_that_changed_is_no_renewal() {
+    let mut state = PortState::default();
+    let renew = Request { kind: 3, ciaddr: Some(US), ..Default::default() };
+    ask(&record_of(true, 1, 1450, SERVER), &mut state, &renew);
+    let (a, fact) = ask(&record_of(true, 1, 1400, SERVER), &mut state, &renew);
+    assert_eq!((a.unwrap().kind, fact), (6, Fact::Refused(Refusal::RoutesChanged)));
+}
+
+#[test]
+fn a_server_that_is_called_otherwise_refuses_under_the_name_that_the_client_knows() {
+    let mut state = PortState::default();
+    let renew = Request { kind: 3, ciaddr: Some(US), ..Default::default() };
+    ask(&record(true), &mut state, &renew);
+    let other = Ipv4Addr::new(10, 0, 0, 2);
+    let record = record_of(true, 1, 1450, other);
+    let a = ask(&record, &mut state, &renew).0.unwrap();
+    assert_eq!((a.kind, &a.options[&54][..]), (6, &SERVER.octets()[..]));
+    let release = [(54u8, &SERVER.octets()[..])];
+    let mut gone = state.clone();
+    let (_, fact) =
+        ask(&record, &mut gone, &Request { kind: 7, ciaddr: Some(US), options: &release, ..Default::default() });
+    assert_eq!(fact, Fact::Released);
+    let a = ask(&record, &mut state, &DISCOVER).0.unwrap();
+    assert_eq!((a.kind, &a.options[&54][..]), (2, &other.octets()[..]));
+}
+
+#[test]
 fn a_client_that_keeps_renewing_what_nobody_knows_is_acknowledged() {
     let renew = Request { kind: 3, ciaddr: Some(US), ..Default::default() };
     assert_eq!(ask(&record(true), &mut PortState::default(), &renew).0.unwrap().kind, 5);
@@ -233,6 +279,17 @@ fn the_client_id_is_echoed_and_never_the_identity() {
         ask(&record(true), &mut PortState::default(), &Request { kind: 1, options: &id, ..Default::default() });
     let a = a.unwrap();
     assert_eq!((a.yiaddr, &a.options[&61][..]), (US, &[255, 1, 2, 3, 4, 5][..]));
+}
+
+#[test]
+fn a_client_that_invents_routes_is_known_by_what_it_asks_for() {
+    let ask = |list: &[u8]| {
+        let p = packet(&Request { kind: 1, options: &[(55, list)], ..Default::default() });
+        Message::parse(&p).unwrap().invents_routes()
+    };
+    assert!(ask(&[1, 3, 26, 252, 42, 15, 6, 12]), "ConnMan");
+    assert!(!ask(&[1, 3, 6, 12, 15, 28, 42]), "udhcpc");
+    assert!(!ask(&[1, 3, 26, 252, 42, 15, 6]));
 }
 
 #[test]

@@ -241,7 +241,10 @@ fn advertisements_lose_the_default_route_and_keep_the_rest() {
     assert!(a.offers && a.autonomous == [0xfd00_0001_0000_0000]);
     assert_eq!(a.message[16..48], prefix[..]);
     assert_eq!(a.message[48..64], specific);
-    assert_eq!(a.message[64..], [5, 1, 0, 0, 0, 0, 5, 220]);
+    // The default route and the name servers are taken back rather than left out.
+    let gone: Vec<u8> = [&everything[..4], &[0; 4], &dns[..4], &[0; 4], &dns[8..]].concat();
+    assert_eq!(a.message[64..96], gone);
+    assert_eq!(a.message[96..], [5, 1, 0, 0, 0, 0, 5, 220]);
     let a = ra::rewrite(&said, &role(true)).unwrap();
     assert_eq!(a.message[5..8], said[5..8]);
     assert_eq!(a.message.len(), said.len());

@@ -78,8 +78,12 @@ pub struct NicObservation {
     pub address: Option<String>,
     /// The gateway that its network offers.
     pub gateway: Option<String>,
+    /// The IPv6 gateway that its network offers.
+    pub gateway6: Option<String>,
     /// Whether it is to hold the IPv4 default route.
     pub primary: bool,
+    /// Whether it is to hold the IPv6 default route.
+    pub primary6: bool,
     /// Whether Multihome serves its DHCP.
     pub served: bool,
     /// Whether the guest took its lease.

@@ -156,28 +156,70 @@ fn shown(vm: &VmObservation, nic: &NicObservation) -> Option<Finding> {
     })
 }
 
+/// What the rules say of one address family.
+struct Words {
+    is6: bool,
+    route: &'static str,
+    by_hand: &'static str,
+}
+
+const FAMILIES: [Words; 2] = [
+    Words {
+        is6: false,
+        route: "default route",
+        by_hand: "use DHCP on all NICs of the guest, and remove routes that were configured by hand",
+    },
+    Words {
+        is6: true,
+        route: "IPv6 default route",
+        by_hand: "follow router advertisements on all NICs of the guest, and remove routes that were configured by hand",
+    },
+];
+
+impl Words {
+    fn primary<'a>(&self, vm: &'a VmObservation) -> Option<&'a NicObservation> {
+        vm.nics.iter().find(|n| self.is_primary(n))
+    }
+
+    fn is_primary(&self, nic: &NicObservation) -> bool {
+        if self.is6 { nic.primary6 } else { nic.primary }
+    }
+
+    fn routes<'a>(&self, guest: &'a GuestNic) -> impl Iterator<Item = &'a String> {
+        let is6 = self.is6;
+        guest.default_routes.iter().filter(move |r| r.contains(':') == is6)
+    }
+}
+
 fn default_routes(vm: &VmObservation) -> Vec<Finding> {
+    FAMILIES.iter().flat_map(|f| default_routes_of(vm, f)).collect()
+}
+
+fn default_routes_of(vm: &VmObservation, family: &Words) -> Vec<Finding> {
+    let the = family.route;
+    let an = if family.is6 { "an" } else { "a" };
     let mut found = vec![];
     let holders: Vec<(&NicObservation, &GuestNic)> = vm
         .nics
         .iter()
         .filter_map(|n| Some((n, n.guest.as_ref()?)))
-        .filter(|(_, g)| g.default_routes.iter().any(|r| !r.contains(':')))
+        .filter(|(_, g)| family.routes(g).next().is_some())
         .collect();
     let lines: Vec<String> = holders
         .iter()
-        .flat_map(|(_, g)| g.default_routes.iter().map(move |r| format!("default via {r} dev {}", g.name)))
+        .flat_map(|(_, g)| family.routes(g).map(move |r| format!("default via {r} dev {}", g.name)))
         .collect();
-    let moving = vm.nics.iter().find_map(|n| n.moving.clone());
+    // IPv6 moves at once, by router advertisements.
+    let moving = vm.nics.iter().filter(|_| !family.is6).find_map(|n| n.moving.clone());
     let severity = if moving.is_some() { Severity::Info } else { Severity::Error };
-    let Some(primary) = vm.nics.iter().find(|n| n.primary) else {
+    let Some(primary) = family.primary(vm) else {
         if let Some((n, _)) = holders.first() {
             found.push(Finding {
                 severity: Severity::Error,
                 rule: "unplanned-default-route",
                 subject: format!("vm/{}", vm.name),
                 message: format!(
-                    "the guest has a default route by NIC {}, and no network of the VM offers a gateway",
+                    "the guest has {an} {the} by NIC {}, and no network of the VM offers a gateway",
                     n.name
                 ),
                 evidence: lines,
@@ -187,35 +229,20 @@ fn default_routes(vm: &VmObservation) -> Vec<Finding> {
         }
         return found;
     };
-    let count = lines.iter().filter(|l| !l.contains(':')).count();
-    let gateway = primary.gateway.clone().unwrap_or_default();
-    let repair = moving.clone().map_or_else(
-        || "use DHCP on all NICs of the guest, and remove routes that were configured by hand".to_owned(),
-        |m| format!("wait: {m}; or renew the lease in the guest"),
-    );
-    if count == 0 {
-        found.push(Finding {
-            severity: if primary.leased || moving.is_some() { severity } else { Severity::Warning },
-            rule: "no-default-route",
-            subject: format!("vm/{}", vm.name),
-            message: format!("the guest has no default route; it should go by NIC {} via {gateway}", primary.name),
-            evidence: vec!["no default route in the guest's routing table".into(), lease_evidence(primary)],
-            consequence: "the guest reaches its own networks only".into(),
-            fix: if moving.is_some() {
-                repair
-            } else {
-                format!("renew the DHCP lease of NIC {} in the guest", primary.name)
-            },
-        });
+    let repair = moving
+        .clone()
+        .map_or_else(|| family.by_hand.to_owned(), |m| format!("wait: {m}; or renew the lease in the guest"));
+    if lines.is_empty() {
+        found.extend(if family.is6 { no_default6(vm, primary) } else { no_default4(vm, primary, severity, &moving) });
         return found;
     }
-    for (nic, guest) in holders.iter().filter(|(n, _)| !n.primary) {
+    for (nic, guest) in holders.iter().filter(|(n, _)| !family.is_primary(n)) {
         found.push(Finding {
             severity,
             rule: "default-route-on-secondary",
             subject: format!("nic/{}", nic.name),
             message: format!(
-                "the guest has a default route by {} (NIC {}); it should be by NIC {} alone",
+                "the guest has {an} {the} by {} (NIC {}); it should be by NIC {} alone",
                 guest.name, nic.name, primary.name
             ),
             evidence: lines.clone(),
@@ -223,18 +250,60 @@ fn default_routes(vm: &VmObservation) -> Vec<Finding> {
             fix: repair.clone(),
         });
     }
-    if count > 1 && found.is_empty() {
+    if lines.len() > 1 && found.is_empty() {
         found.push(Finding {
             severity,
             rule: "several-default-routes",
             subject: format!("vm/{}", vm.name),
-            message: format!("the guest has {count} default routes; it should have one"),
+            message: format!("the guest has {} {the}s; it should have one", lines.len()),
             evidence: lines,
             consequence: "which of them is used depends on the order in which clients ran".into(),
             fix: repair,
         });
     }
     found
+}
+
+fn no_default4(
+    vm: &VmObservation,
+    primary: &NicObservation,
+    severity: Severity,
+    moving: &Option<String>,
+) -> Option<Finding> {
+    let gateway = primary.gateway.clone().unwrap_or_default();
+    Some(Finding {
+        severity: if primary.leased || moving.is_some() { severity } else { Severity::Warning },
+        rule: "no-default-route",
+        subject: format!("vm/{}", vm.name),
+        message: format!("the guest has no default route; it should go by NIC {} via {gateway}", primary.name),
+        evidence: vec!["no default route in the guest's routing table".into(), lease_evidence(primary)],
+        consequence: "the guest reaches its own networks only".into(),
+        fix: match moving {
+            Some(m) => format!("wait: {m}; or renew the lease in the guest"),
+            None => format!("renew the DHCP lease of NIC {} in the guest", primary.name),
+        },
+    })
+}
+
+/// A guest that speaks no IPv6 on a NIC needs no route there, and of a foreign router nobody knows before it speaks.
+fn no_default6(vm: &VmObservation, primary: &NicObservation) -> Option<Finding> {
+    let guest = primary.guest.as_ref()?;
+    let gateway = primary.gateway6.as_ref()?;
+    if !guest.addresses.iter().any(|a| a.contains(':')) {
+        return None;
+    }
+    Some(Finding {
+        severity: Severity::Error,
+        rule: "no-default-route",
+        subject: format!("vm/{}", vm.name),
+        message: format!("the guest has no IPv6 default route; it should go by NIC {} to {gateway}", primary.name),
+        evidence: vec!["no IPv6 default route in the guest's routing table".into(), evidence(guest)],
+        consequence: "the guest reaches its own networks only".into(),
+        fix: format!(
+            "let {0} follow router advertisements in the guest: sysctl -w net.ipv6.conf.{0}.accept_ra=2",
+            guest.name
+        ),
+    })
 }
 
 fn evidence(guest: &GuestNic) -> String {
@@ -268,6 +337,8 @@ mod tests {
             address: Some("10.0.0.5/24".into()),
             gateway: Some("10.0.0.1".into()),
             primary,
+            primary6: primary,
+            gateway6: Some("fd00::1".into()),
             served: true,
             leased: true,
             moving: None,
@@ -308,6 +379,29 @@ mod tests {
         );
         assert_eq!(rules(&vm(vec![nic("a", true, &["10.0.0.1", "10.0.0.2"])])), ["several-default-routes"]);
         assert_eq!(rules(&vm(vec![nic("a", false, &["10.0.0.1"])])), ["unplanned-default-route"]);
+    }
+
+    #[test]
+    fn ipv6_is_judged_by_itself() {
+        let both = |a: &[&str], b: &[&str]| {
+            let mut nics = vec![nic("a", true, a), nic("b", false, b)];
+            nics.iter_mut().for_each(|n| n.guest.as_mut().unwrap().addresses.push("fe80::5/64".into()));
+            vm(nics)
+        };
+        assert!(rules(&both(&["10.0.0.1", "fe80::1"], &[])).is_empty());
+        let found = examine_vm(&both(&["10.0.0.1"], &["fe80::1"]));
+        assert_eq!(found.iter().map(|f| f.rule).collect::<Vec<_>>(), ["default-route-on-secondary"]);
+        assert!(found[0].message.starts_with("the guest has an IPv6 default route by eth-b"), "{}", found[0].message);
+        assert_eq!(rules(&both(&["10.0.0.1", "fe80::1", "fe80::2"], &[])), ["several-default-routes"]);
+        assert_eq!(rules(&both(&["10.0.0.1"], &[])), ["no-default-route"]);
+        // Of a router of others nobody knows, and a guest without IPv6 needs none.
+        let mut foreign = both(&["10.0.0.1"], &[]);
+        foreign.nics[0].gateway6 = None;
+        assert!(rules(&foreign).is_empty());
+        // The families may have different primaries.
+        let mut two = both(&["10.0.0.1"], &["fe80::1"]);
+        (two.nics[0].primary6, two.nics[1].primary6) = (false, true);
+        assert!(rules(&two).is_empty());
     }
 
     #[test]

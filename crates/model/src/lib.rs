@@ -31,7 +31,7 @@ pub use crd::{crds, served_types};
 pub use nad::{NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec};
 pub use network::{
     Addressing, Connectivity, DhcpMode, IpFamilySpec, Network, NetworkRoute, NetworkSpec, NetworkStatus, NetworkType,
-    ProbeResult, RouteMode, TrunkRange, VlanSpec,
+    ProbeResult, RouteMode, Symmetric, TrunkRange, VlanSpec,
 };
 pub use nic::{
     Family, GuestView, LearntAddress, Lease6Status, LeaseStatus, LinkState, NetworkInterface, NetworkInterfaceSpec,

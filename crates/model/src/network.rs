@@ -97,11 +97,27 @@ pub struct NetworkSpec {
     /// Default: true for Management, false for the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nat_outgoing: Option<bool>,
+    /// How the replies of guests whose default route is by another NIC find their way back: None (as the guest routes
+    /// them), or Gateway: what the gateway here forwards into the network comes from the gateway's own address, so that
+    /// the guest answers on-link, whatever it is configured to do. The guest then sees the gateway's address instead of
+    /// the client's. Only where Multihome is the gateway. Default: None.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub symmetric: Option<Symmetric>,
     /// Largest packet in bytes, 576 (with IPv6 1280) up to what the fabric carries. Default: what the fabric carries,
     /// less the encapsulation's overhead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 576, max = 65535))]
     pub mtu: Option<u32>,
+}
+
+/// Who sees to it that replies leave by the NIC that they are due on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, Default)]
+pub enum Symmetric {
+    /// The guest, or nobody.
+    #[default]
+    None,
+    /// The gateway, by source translation.
+    Gateway,
 }
 
 /// Kinds of network.

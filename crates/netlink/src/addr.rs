@@ -24,6 +24,9 @@ pub struct Address {
     pub prefix: u8,
 }
 
+/// `IFA_F_PERMANENT`, in the 8 bits of flags that the header has.
+const PERMANENT: u8 = 0x80;
+
 /// `struct ifaddrmsg`.
 fn head(address: &Address) -> [u8; 8] {
     let mut head = [0; 8];
@@ -88,6 +91,21 @@ impl Rtnl {
             let attributes = body.get(8..)?;
             let ip = msg::find(attributes, IFA_LOCAL).or(msg::find(attributes, IFA_ADDRESS))?;
             Some(Address { index: msg::u32_at(body, 4)?, ip: read_ip(ip)?, prefix: *body.get(1)? })
+        })
+    }
+
+    /// The addresses that end by themselves: the kernel or a client of the node was told them by a router or a DHCP
+    /// server, for a time (`IFA_F_PERMANENT` is not set; include/uapi/linux/if_addr.h).
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn passing_addresses(&mut self) -> Result<Vec<Address>> {
+        let m = Msg::new(libc::RTM_GETADDR, 0, "list", "addresses").raw(&[0; 8]);
+        self.socket.dump(m, |body| {
+            let attributes = body.get(8..)?;
+            let ip = msg::find(attributes, IFA_LOCAL).or(msg::find(attributes, IFA_ADDRESS))?;
+            let address = Address { index: msg::u32_at(body, 4)?, ip: read_ip(ip)?, prefix: *body.get(1)? };
+            (*body.get(2)? & PERMANENT == 0).then_some(address)
         })
     }
 }

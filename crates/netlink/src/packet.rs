@@ -124,28 +124,39 @@ pub mod filter {
     }
 
     /// What DHCP servers and routers send to guests: UDP over IPv4 to port 68, over IPv6 to port 546, and router
-    /// advertisements (ICMPv6 type 134). IPv6 packets that begin with hop-by-hop or destination options pass, too, and
-    /// are for the reader to judge.
+    /// advertisements (ICMPv6 type 134), the first fragment of such a packet included. IPv6 packets that begin with
+    /// hop-by-hop or destination options pass, too, and are for the reader to judge.
     pub fn dhcp_replies_or_router_advertisements() -> Vec<Insn> {
         vec![
             load_half(12),
             if_equal(0x0800, 0, 7),
             load_byte(23),
-            if_equal(17, 0, 16),
+            if_equal(17, 0, 26),
             load_half(20),
-            Insn { code: JSET, jt: 14, jf: 0, k: 0x1fff },
+            Insn { code: JSET, jt: 24, jf: 0, k: 0x1fff },
             Insn { code: LDX_MSH, jt: 0, jf: 0, k: 14 },
             Insn { code: LD_H_IND, jt: 0, jf: 0, k: 16 },
-            if_equal(68, 10, 11),
-            if_equal(0x86dd, 0, 10),
+            if_equal(68, 20, 21),
+            if_equal(0x86dd, 0, 20),
             load_byte(20),
-            if_equal(0, 7, 0),
-            if_equal(60, 6, 0),
+            if_equal(0, 17, 0),
+            if_equal(60, 16, 0),
             if_equal(17, 0, 2),
             load_half(56),
+            if_equal(546, 13, 14),
+            if_equal(58, 0, 2),
+            load_byte(54),
+            if_equal(134, 10, 11),
+            // A fragment (RFC 8200 section 4.5): the offset at 56, what it carries at 54, and that from 62 on.
+            if_equal(44, 0, 10),
+            load_half(56),
+            Insn { code: JSET, jt: 8, jf: 0, k: 0xfff8 },
+            load_byte(54),
+            if_equal(17, 0, 2),
+            load_half(64),
             if_equal(546, 3, 4),
             if_equal(58, 0, 3),
-            load_byte(54),
+            load_byte(62),
             if_equal(134, 0, 1),
             take(ALL),
             take(0),

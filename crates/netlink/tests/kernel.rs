@@ -383,6 +383,71 @@ fn packet_sockets_see_what_their_filter_lets_through() {
         .unwrap();
 }
 
+/// An IPv6 packet: its next header, and what follows the header.
+fn frame6(next: u8, body: &[u8]) -> Vec<u8> {
+    let mut f = vec![0u8; 54];
+    f[12..14].copy_from_slice(&0x86ddu16.to_be_bytes());
+    f[14] = 0x60;
+    f[18..20].copy_from_slice(&(body.len() as u16).to_be_bytes());
+    f[20] = next;
+    f[21] = 255;
+    f.extend_from_slice(body);
+    f.resize(f.len().max(80), 0);
+    f
+}
+
+#[test]
+fn what_servers_and_routers_say_passes_its_filter() {
+    let Some(netns) = namespace("what_servers_and_routers_say_passes_its_filter") else { return };
+    let fragment = |next: u8, offset: u16, body: &[u8]| {
+        let at = (offset | 1).to_be_bytes();
+        frame6(44, &[&[next, 0, at[0], at[1], 0, 0, 0, 7], body].concat())
+    };
+    let (to546, to547) = ([2, 35, 2, 34, 0, 8, 0, 0], [2, 34, 2, 35, 0, 8, 0, 0]);
+    let mut first4 = frame(0x0800, 17, 68);
+    first4[20] = 0x20;
+    let mut later4 = first4.clone();
+    later4[21] = 9;
+    let cases: Vec<(&str, Vec<u8>, bool)> = vec![
+        ("a DHCP answer", frame(0x0800, 17, 68), true),
+        ("a DHCP request", frame(0x0800, 17, 67), false),
+        ("TCP", frame(0x0800, 6, 68), false),
+        ("an answer's first fragment", first4, true),
+        ("a later fragment", later4, false),
+        ("ARP", frame(0x0806, 0, 0), false),
+        ("a DHCPv6 answer", frame6(17, &to546), true),
+        ("a DHCPv6 request", frame6(17, &to547), false),
+        ("an advertisement", frame6(58, &[134, 0, 0, 0]), true),
+        ("a solicitation", frame6(58, &[133, 0, 0, 0]), false),
+        ("TCP over IPv6", frame6(6, &[134, 0, 2, 34]), false),
+        ("options first", frame6(0, &[58, 0, 5, 2, 0, 0, 1, 0, 134, 0, 0, 0]), true),
+        ("options for the destination first", frame6(60, &[58, 0, 1, 4, 0, 0, 0, 0, 134, 0, 0, 0]), true),
+        ("an advertisement's first fragment", fragment(58, 0, &[134, 0, 0, 0]), true),
+        ("a solicitation's first fragment", fragment(58, 0, &[133, 0, 0, 0]), false),
+        ("a DHCPv6 answer's first fragment", fragment(17, 0, &to546), true),
+        ("a DHCPv6 request's first fragment", fragment(17, 0, &to547), false),
+        ("a later fragment of it", fragment(17, 8, &to546), false),
+        ("a fragment of TCP", fragment(6, 0, &to546), false),
+    ];
+    netns
+        .run(|| {
+            let mut rtnl = Rtnl::open().unwrap();
+            let tap = Tap { name: "tap0", multi_queue: false, vnet_hdr: false };
+            tap.create(None).unwrap();
+            rtnl.change_named("tap0", &LinkChange { up: Some(true), ..LinkChange::default() }).unwrap();
+            let mut wire = std::fs::File::from(tap.open().unwrap());
+            let filter = filter::dhcp_replies_or_router_advertisements();
+            let ear = PacketSocket::open(rtnl.index("tap0").unwrap(), &filter).unwrap();
+            let mut batch = FrameBatch::new(4, 2048);
+            for (what, frame, passes) in &cases {
+                wire.write_all(frame).unwrap();
+                let heard = ear.receive(&mut batch).unwrap_or(0);
+                assert_eq!(heard == 1, *passes, "{what}");
+            }
+        })
+        .unwrap();
+}
+
 #[test]
 fn a_datagram_says_where_it_came_in() {
     let Some(netns) = namespace("a_datagram_says_where_it_came_in") else {

@@ -293,7 +293,9 @@ impl Lan {
         run("ip", &["-n", &netns, "link", "set", "wire", "up"]);
         run("ip", &["-n", node.netns(), "link", "set", device, "up"]);
         for a in addresses {
-            run("ip", &["-n", &netns, "addr", "add", a, "dev", "wire", "nodad"]);
+            // Duplicate address detection would keep it from use for a second.
+            let at_once: &[&str] = if a.contains(':') { &["nodad"] } else { &[] };
+            run("ip", &[&["-n", &netns, "addr", "add", a, "dev", "wire"], at_once].concat());
         }
         let dir = tempfile::Builder::new().prefix("mhlan").tempdir().expect("a temporary directory");
         Self { netns, dir, children: vec![] }

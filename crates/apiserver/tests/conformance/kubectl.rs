@@ -17,13 +17,17 @@ spec:
 "#;
 
 static AGE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\b\d+(ms|s|m|h|d)\b").expect("a pattern"));
+static UID: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b").expect("a pattern"));
 static VERSION: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r#"(?i)(resource ?version: *)"?\d+"?"#).expect("a pattern"));
 
 /// kubectl's output without what differs from run to run.
 fn told(text: &str) -> Vec<String> {
     let lines = text.lines().map(|line| {
-        let line = AGE.replace_all(line, "<age>");
+        // First, because a part of one may look like an age: 445d.
+        let line = UID.replace_all(line, "<uid>");
+        let line = AGE.replace_all(&line, "<age>");
         let line = VERSION.replace_all(&line, "$1<version>");
         line.split_whitespace().collect::<Vec<_>>().join(" ")
     });

@@ -1,19 +1,19 @@
 //! The main job, end to end, told step by step: what `make demo` shows once the server runs.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+mod seen;
+
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use multihome_model::kubevirt::VirtualMachineInstance;
-use multihome_model::{MacAddr, NetworkInterface};
-use multihome_vmm::{GuestAgent, GuestRoute};
+use multihome_model::{Family, NetworkInterface};
+use multihome_vmm::GuestAgent;
 
+use self::seen::Seen;
 use super::{Context, apply, doctor, nic, vm};
 use crate::args::{Apply, Demo, Doctor, Format, NameArg, NicCommand, NicCreate};
-use crate::output::{cells, table};
 use crate::{CliError, CliResult, Output};
 
 const VM: &str = "web";
@@ -42,76 +42,34 @@ pub(super) async fn run(ctx: &Context, args: &Demo) -> CliResult {
             Ok(answers.then_some(agent))
         })
         .await?;
-    bar.wait("every NIC has its address in the guest", 60, || async {
-        let seen = Seen::read(ctx, &agent, false).await?;
-        Ok((seen.nics.len() >= 3 && seen.nics.iter().all(|n| n.address.is_some())).then_some(()))
+    bar.wait("every NIC has its addresses in the guest", 60, || async {
+        Ok(Seen::read(ctx, &agent, false).await?.addressed(3).then_some(()))
     })
     .await?;
-    bar.wait("a default route is there", 30, || async {
+    bar.wait("a default route of each family is there", 30, || async {
         let seen = Seen::read(ctx, &agent, false).await?;
-        Ok((!seen.holders().is_empty()).then_some(()))
+        Ok((!seen.holders(Family::IPv4).is_empty() && !seen.holders(Family::IPv6).is_empty()).then_some(()))
     })
     .await?;
     bar.done();
     let boot = boot.elapsed();
-    let seen = Seen::read(ctx, &agent, true).await?;
+    let seen = Seen::with_pings(ctx, &agent).await?;
     out.line(format!("\nRead from inside the guest, {:.1} s after the manifest was applied:\n", boot.as_secs_f32()));
     seen.print(&mut out);
     seen.check("web-mgmt")?;
 
     out.line("\n3. Plugging a fourth NIC into the running VM: multihome nic create --network storage --vm web");
-    let plugged = Instant::now();
-    let create = NicCreate {
-        name: None,
-        network: "storage".into(),
-        vm: Some(VM.into()),
-        mac: None,
-        address: None,
-        primary: false,
-        promiscuous: false,
-        wait: None,
-    };
-    nic::run(ctx, &NicCommand::Create(create), &mut out).await?;
-    let bar = Bar::new(1);
-    bar.wait("the guest has the fourth NIC with its address", 60, || async {
-        let seen = Seen::read(ctx, &agent, false).await?;
-        Ok(seen.nics.iter().any(|n| n.name == "web-storage" && n.address.is_some()).then_some(()))
-    })
-    .await?;
-    bar.done();
-    let plugged = plugged.elapsed();
-    let seen = Seen::read(ctx, &agent, true).await?;
-    out.line(format!("\nIt came up with an address {:.1} s after it was asked for:\n", plugged.as_secs_f32()));
-    seen.print(&mut out);
-    seen.check("web-mgmt")?;
+    plug(ctx, &agent, "storage", 4, &mut out).await?;
 
-    out.line("\n4. Moving the default route: multihome nic set-primary web-storage");
-    let moved = Instant::now();
-    nic::run(ctx, &NicCommand::SetPrimary(NameArg { name: "web-storage".into() }), &mut out).await?;
-    let bar = Bar::new(2);
-    bar.wait("the old default route is gone from the guest", 120, || async {
-        let seen = Seen::read(ctx, &agent, false).await?;
-        Ok((seen.holders() != ["web-mgmt"]).then_some(()))
-    })
-    .await?;
-    let gone = moved.elapsed();
-    bar.wait("the new one is there", 120, || async {
-        let seen = Seen::read(ctx, &agent, false).await?;
-        Ok((seen.holders() == ["web-storage"]).then_some(()))
-    })
-    .await?;
-    bar.done();
-    let seen = Seen::read(ctx, &agent, true).await?;
-    out.line(format!(
-        "\nThe old default route went after {:.1} s, the new one was there after {:.1} s (guests ask every {} s on these networks):\n",
-        gone.as_secs_f32(),
-        moved.elapsed().as_secs_f32(),
-        30
-    ));
-    seen.print(&mut out);
-    seen.check("web-storage")?;
+    out.line("\n4. A network that was there before: its DHCP server and its router are somebody else's, and offer a default route each");
+    apply::run(ctx, &Apply { filename: vec![args.foreign.clone()], dry_run: false }, &mut out).await?;
+    out.line("   A fifth NIC, on that network: multihome nic create --network office --vm web");
+    plug(ctx, &agent, "office", 5, &mut out).await?;
 
-    out.line("\n5. multihome doctor vm/web");
+    out.line("\n5. Moving the default routes: multihome nic set-primary web-storage");
+    move_default(ctx, &agent, &mut out).await?;
+
+    out.line("\n6. multihome doctor vm/web");
     // The agent looks every few seconds; the doctor is to see what is true now.
     let mut code = 1;
     for attempt in 0..20 {
@@ -132,6 +90,74 @@ pub(super) async fn run(ctx: &Context, args: &Demo) -> CliResult {
     Ok(code)
 }
 
+/// Plugs a NIC into the running VM, and shows that it came up without a second default route.
+async fn plug(
+    ctx: &Context,
+    agent: &GuestAgent,
+    network: &str,
+    count: usize,
+    out: &mut Output,
+) -> Result<(), CliError> {
+    let plugged = Instant::now();
+    let create = NicCreate {
+        name: None,
+        network: network.into(),
+        vm: Some(VM.into()),
+        mac: None,
+        address: None,
+        primary: false,
+        promiscuous: false,
+        wait: None,
+    };
+    nic::run(ctx, &NicCommand::Create(create), out).await?;
+    let bar = Bar::new(1);
+    bar.wait(&format!("the guest has the NIC on {network} with its addresses"), 60, || async {
+        Ok(Seen::read(ctx, agent, false).await?.addressed(count).then_some(()))
+    })
+    .await?;
+    bar.done();
+    let plugged = plugged.elapsed();
+    let seen = Seen::with_pings(ctx, agent).await?;
+    out.line(format!("\nIt came up with its addresses {:.1} s after it was asked for:\n", plugged.as_secs_f32()));
+    seen.print(out);
+    seen.check("web-mgmt")
+}
+
+async fn move_default(ctx: &Context, agent: &GuestAgent, out: &mut Output) -> Result<(), CliError> {
+    let moved = Instant::now();
+    nic::run(ctx, &NicCommand::SetPrimary(NameArg { name: "web-storage".into() }), out).await?;
+    let bar = Bar::new(3);
+    // Nothing is known while another reader has the agent.
+    let holds = |family, wanted: &'static str| async move {
+        let seen = Seen::read(ctx, agent, false).await?;
+        Ok::<_, CliError>((!seen.is_empty()).then(|| seen.holders(family) == [wanted]))
+    };
+    bar.wait("the IPv6 default route moved", 60, || async {
+        Ok((holds(Family::IPv6, "web-storage").await? == Some(true)).then_some(()))
+    })
+    .await?;
+    let six = moved.elapsed();
+    bar.wait("the old IPv4 default route is gone from the guest", 120, || async {
+        Ok((holds(Family::IPv4, "web-mgmt").await? == Some(false)).then_some(()))
+    })
+    .await?;
+    let gone = moved.elapsed();
+    bar.wait("the new one is there", 120, || async {
+        Ok((holds(Family::IPv4, "web-storage").await? == Some(true)).then_some(()))
+    })
+    .await?;
+    bar.done();
+    let seen = Seen::with_pings(ctx, agent).await?;
+    out.line(format!(
+        "\nIPv6 followed after {:.1} s. The old IPv4 default route went after {:.1} s, the new one was there after {:.1} s (guests ask every 30 s on these networks):\n",
+        six.as_secs_f32(),
+        gone.as_secs_f32(),
+        moved.elapsed().as_secs_f32(),
+    ));
+    seen.print(out);
+    seen.check("web-storage")
+}
+
 async fn nics(ctx: &Context) -> Result<Vec<NetworkInterface>, CliError> {
     let api: Api<NetworkInterface> = Api::namespaced(ctx.client.clone(), &ctx.namespace);
     let mut list = api.list(&ListParams::default().fields(&format!("spec.vm={VM}"))).await?.items;
@@ -147,134 +173,6 @@ async fn instance(ctx: &Context) -> Result<String, CliError> {
         return Err(CliError::new(format!("VM {VM} failed: {}", status.reason.unwrap_or_default())));
     }
     Ok(status.phase)
-}
-
-/// One NIC as the guest shows it.
-struct SeenNic {
-    name: String,
-    network: String,
-    guest: String,
-    mac: String,
-    address: Option<String>,
-    gateway: Option<String>,
-    default_route: bool,
-    ping: Option<bool>,
-}
-
-/// The guest as it shows itself. Only names and networks come from the API, found by MAC.
-struct Seen {
-    nics: Vec<SeenNic>,
-    routes: Vec<GuestRoute>,
-}
-
-impl Seen {
-    async fn read(ctx: &Context, agent: &GuestAgent, ping: bool) -> Result<Self, CliError> {
-        let ours: BTreeMap<String, NetworkInterface> =
-            nics(ctx).await?.into_iter().filter_map(|n| Some((n.status.as_ref()?.mac.clone()?, n))).collect();
-        let read = async {
-            let interfaces = agent.interfaces().await?;
-            let routes = agent.routes().await?;
-            Ok::<_, multihome_vmm::Error>((interfaces, routes))
-        };
-        let (interfaces, routes) = match read.await {
-            Ok(r) => r,
-            // Another reader has the agent for a moment.
-            Err(_) => {
-                agent.disconnect().await;
-                return Ok(Self { nics: vec![], routes: vec![] });
-            }
-        };
-        let mut seen = vec![];
-        for i in &interfaces {
-            let Some(mac) = i.mac.map(|m| MacAddr(m).to_string()) else { continue };
-            let Some(nic) = ours.get(&mac) else { continue };
-            let v4 = i.addresses.iter().find(|(a, _)| a.is_ipv4());
-            let gateway = nic.status.as_ref().and_then(|s| s.ipv4.as_ref()).and_then(|a| a.gateway.clone());
-            let answers = match (&gateway, ping) {
-                (Some(g), true) => {
-                    let p = agent.run("ping", &["-c", "1", "-W", "2", g], Duration::from_secs(10)).await;
-                    Some(p.is_ok_and(|o| o.status == Some(0)))
-                }
-                _ => None,
-            };
-            seen.push(SeenNic {
-                name: nic.name_any(),
-                network: nic.spec.network.clone(),
-                guest: i.name.clone(),
-                mac,
-                address: v4.map(|(a, len)| format!("{a}/{len}")),
-                gateway,
-                default_route: routes
-                    .iter()
-                    .any(|r| r.is_default() && r.destination.is_ipv4() && r.interface == i.name),
-                ping: answers,
-            });
-        }
-        agent.disconnect().await;
-        seen.sort_by(|a, b| a.guest.cmp(&b.guest));
-        Ok(Self { nics: seen, routes })
-    }
-
-    fn holders(&self) -> Vec<&str> {
-        self.nics.iter().filter(|n| n.default_route).map(|n| n.name.as_str()).collect()
-    }
-
-    fn print(&self, out: &mut Output) {
-        let rows: Vec<Vec<String>> = self
-            .nics
-            .iter()
-            .map(|n| {
-                vec![
-                    n.name.clone(),
-                    n.guest.clone(),
-                    n.network.clone(),
-                    n.mac.clone(),
-                    n.address.clone().unwrap_or_else(|| "none".into()),
-                    n.gateway.clone().unwrap_or_else(|| "none".into()),
-                    if n.default_route { "YES" } else { "no" }.into(),
-                    match n.ping {
-                        Some(true) => "answers".into(),
-                        Some(false) => "silent".into(),
-                        None => "-".into(),
-                    },
-                ]
-            })
-            .collect();
-        let header =
-            cells(["NIC", "IN GUEST", "NETWORK", "MAC", "ADDRESS", "GATEWAY", "DEFAULT ROUTE", "GATEWAY PING"]);
-        table(&header, &rows).into_iter().for_each(|l| out.line(format!("   {l}")));
-    }
-
-    /// The promise: exactly one default route, on the NIC that is to hold it, and every gateway answers.
-    fn check(&self, primary: &str) -> Result<(), CliError> {
-        let defaults: Vec<String> = self
-            .routes
-            .iter()
-            .filter(|r| r.is_default() && r.destination.is_ipv4())
-            .map(|r| format!("via {} by {}", r.gateway.unwrap_or(IpAddr::from([0, 0, 0, 0])), r.interface))
-            .collect();
-        if defaults.len() != 1 {
-            return Err(CliError::new(format!(
-                "the guest has {} default routes instead of one: {}",
-                defaults.len(),
-                defaults.join(", ")
-            )));
-        }
-        if self.holders() != [primary] {
-            return Err(CliError::new(format!(
-                "the guest's default route is by {}, and should be by {primary}",
-                self.holders().join(", ")
-            )));
-        }
-        if let Some(n) = self.nics.iter().find(|n| n.ping == Some(false)) {
-            return Err(CliError::new(format!(
-                "gateway {} of {} does not answer ping from the guest",
-                n.gateway.clone().unwrap_or_default(),
-                n.name
-            )));
-        }
-        Ok(())
-    }
 }
 
 /// A progress bar on standard error, one tick per step; without a terminal, a line per step.

@@ -53,10 +53,18 @@ async fn all_vms(ctx: &Context) -> Result<Vec<String>, CliError> {
 fn print(seen: &VmObservation, found: &[Finding], out: &mut Output) {
     if found.is_empty() {
         let what = if seen.phase == "Running" {
-            let primary = seen.nics.iter().find(|n| n.primary);
-            match primary {
-                Some(p) => format!("{} NICs, one default route, by {}", seen.nics.len(), p.name),
-                None => format!("{} NICs, and no network offers a gateway", seen.nics.len()),
+            let holds6 = |n: &&NicObservation| {
+                n.primary6 && n.guest.as_ref().is_some_and(|g| g.default_routes.iter().any(|r| r.contains(':')))
+            };
+            let four = seen.nics.iter().find(|n| n.primary).map(|n| n.name.as_str());
+            let six = seen.nics.iter().find(holds6).map(|n| n.name.as_str());
+            let count = seen.nics.len();
+            match (four, six) {
+                (Some(p), Some(q)) if p == q => format!("{count} NICs, one default route per family, by {p}"),
+                (Some(p), Some(q)) => format!("{count} NICs, one default route by {p}, and one for IPv6 by {q}"),
+                (Some(p), None) => format!("{count} NICs, one default route, by {p}"),
+                (None, Some(q)) => format!("{count} NICs, one default route, for IPv6, by {q}"),
+                (None, None) => format!("{count} NICs, and no network offers a gateway"),
             }
         } else {
             "stopped, as wished".into()
@@ -136,7 +144,9 @@ fn nic(n: &NetworkInterface, network: Option<&Network>) -> NicObservation {
         link_up: n.spec.link_state != Some(LinkState::Down),
         address: s.ipv4.as_ref().map(|a| a.address.clone()),
         gateway: s.ipv4.as_ref().and_then(|a| a.gateway.clone()),
+        gateway6: s.ipv6.as_ref().and_then(|a| a.gateway.clone()),
         primary: s.primary_for.contains(&Family::IPv4),
+        primary6: s.primary_for.contains(&Family::IPv6),
         served: find(&s.conditions, "Leased").is_some(),
         leased: state("Leased").is_ok(),
         moving,

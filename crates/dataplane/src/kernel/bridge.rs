@@ -1,7 +1,11 @@
 //! Bridges and what is plugged into them: uplinks and taps.
 
+use std::net::IpAddr;
+
 use multihome_model::{IfName, Mtu, names};
-use multihome_netlink::{Capability, FdbEntry, Idempotent, Link, LinkChange, LinkKind, NewLink, PortFlags, sysctl};
+use multihome_netlink::{
+    Capability, FdbEntry, Idempotent, Link, LinkChange, LinkKind, NewLink, PortFlags, TABLE_MAIN, sysctl,
+};
 use multihome_plan::node::{Bridge, Port, Security, Tap, Uplink, UplinkKind};
 
 use super::Kernel;
@@ -71,11 +75,14 @@ fn fixed_mac(name: &IfName) -> [u8; 6] {
     mac
 }
 
+fn ipv6_key(device: &str) -> String {
+    format!("net/ipv6/conf/{device}/disable_ipv6")
+}
+
 /// Switches IPv6 off on a device of the calling thread's namespace; a kernel without IPv6 needs no
 /// switch.
 fn silence(name: &str) -> multihome_netlink::Result<()> {
-    let key = format!("net/ipv6/conf/{name}/disable_ipv6");
-    sysctl::set(&key, "1").unless_missing().map(drop)
+    sysctl::set(&ipv6_key(name), "1").unless_missing().map(drop)
 }
 
 impl Kernel {
@@ -149,15 +156,12 @@ impl Kernel {
             let owner = self.rtnl.link_at(link.master)?.map(|l| l.name).unwrap_or_default();
             return Err(Error::Unsupported { what: what(), reason: format!("it is a port of {owner}") });
         }
-        let mut own = self.rtnl.addresses()?.into_iter().filter(|a| a.index == link.index);
-        let global = |ip: &std::net::IpAddr| !matches!(ip, std::net::IpAddr::V6(a) if a.is_unicast_link_local());
-        if let Some(a) = own.find(|a| link.master == 0 && global(&a.ip)) {
-            let reason = format!(
-                "it carries the node's own address {}/{}, which would be cut off: use another device, or move it",
-                a.ip, a.prefix
-            );
+        if link.master == 0
+            && let Some(reason) = self.why_needed(&link)?
+        {
             return Err(Error::Unsupported { what: what(), reason });
         }
+        self.hold_ipv6(name.as_str())?;
         let change = LinkChange {
             mtu: (link.mtu < uplink.mtu.get()).then_some(uplink.mtu.get()),
             master: (link.master != bridge).then_some(bridge),
@@ -168,18 +172,61 @@ impl Kernel {
         Ok(self.rtnl.change_named(name.as_str(), &change)?)
     }
 
+    /// Why the node cannot do without a device, if so. Addresses that a router told it for a time, as every idle device
+    /// on a segment with a router gets them, do not count, unless the node's only way out is by them.
+    fn why_needed(&mut self, link: &Link) -> Result<Option<String>> {
+        let passing = self.rtnl.passing_addresses()?;
+        let own = self.rtnl.addresses()?.into_iter().find(|a| match a.ip {
+            _ if a.index != link.index => false,
+            IpAddr::V4(_) => true,
+            IpAddr::V6(ip) => !ip.is_unicast_link_local() && !passing.contains(a),
+        });
+        if let Some(a) = own {
+            return Ok(Some(format!(
+                "it carries the node's own address {}/{}, which would be cut off: use another device, or move it",
+                a.ip, a.prefix
+            )));
+        }
+        let mut out = self.rtnl.routes()?;
+        out.retain(|r| r.prefix == 0 && r.table == TABLE_MAIN && r.oif != 0);
+        let only = !out.is_empty() && out.iter().all(|r| r.oif == link.index);
+        Ok(only.then(|| "the node's only default route leaves by it: use another device".into()))
+    }
+
+    /// Keeps IPv6 off a device of the node's own while it is a port of a bridge, and notes that it was on.
+    fn hold_ipv6(&mut self, device: &str) -> Result<()> {
+        let key = ipv6_key(device);
+        match self.config.host.run(|| sysctl::read(&key))? {
+            Ok(off) if off == "1" => return Ok(()),
+            Err(e) if e.is_missing() => return Ok(()),
+            other => drop(other?),
+        }
+        self.note("ipv6", device)?;
+        self.silence(device)
+    }
+
+    /// Puts back what [`Kernel::hold_ipv6`] changed.
+    fn release_ipv6(&mut self, device: &str) -> Result<()> {
+        if self.noted("ipv6", device) {
+            self.config.host.run(|| sysctl::set(&ipv6_key(device), "0"))?.unless_missing()?;
+            self.forget_note("ipv6", device)?;
+        }
+        Ok(())
+    }
+
     /// Takes an uplink away: a device of ours is removed, one of the node's own is given back.
     pub(super) fn delete_uplink(&mut self, name: &IfName) -> Result<()> {
         if name.as_str().starts_with(names::VLAN) || name.as_str().starts_with(names::VXLAN) {
             return self.delete_device(name);
         }
-        let Some(link) = self.rtnl.link(name.as_str())? else { return Ok(()) };
-        let bridge = self.rtnl.link_at(link.master)?.map(|l| l.name).unwrap_or_default();
-        if super::is_ours(&bridge, names::BRIDGE) {
-            let change = LinkChange { master: Some(0), ..LinkChange::default() };
-            self.rtnl.change(link.index, &change).unless_missing()?;
+        if let Some(link) = self.rtnl.link(name.as_str())? {
+            let bridge = self.rtnl.link_at(link.master)?.map(|l| l.name).unwrap_or_default();
+            if super::is_ours(&bridge, names::BRIDGE) {
+                let change = LinkChange { master: Some(0), ..LinkChange::default() };
+                self.rtnl.change(link.index, &change).unless_missing()?;
+            }
         }
-        Ok(())
+        self.release_ipv6(name.as_str())
     }
 
     pub(super) fn uplink_kind(&mut self, link: &Link) -> Result<Option<UplinkKind>> {

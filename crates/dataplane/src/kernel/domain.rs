@@ -1,12 +1,11 @@
 //! Routing domains: a network namespace per VPC with gateway legs, and its way out to the host.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use multihome_model::{IfName, names};
-use multihome_netlink::nft::{Family, load_in};
+use multihome_netlink::nft::{Changes, Data, Element, Family, Nft, load_in};
 use multihome_netlink::{
     Address, Capability, FdbEntry, Idempotent, LinkChange, LinkKind, Netns, NewLink, Route, Rtnl, TABLE_MAIN, VethPeer,
     sysctl,
@@ -78,6 +77,26 @@ table inet {TABLE} {{
         facts = elements(&facts),
         up = egress.peer,
         to = egress.peer_address,
+    )
+}
+
+/// The table in a domain for networks whose replies are to come back through their own gateway. What is forwarded into
+/// one gets the gateway's address as its source, so that its guests answer on-link (RFC 1122 section 3.3.1.1).
+pub(super) const REPLIES: &str = "multihome-replies";
+/// The legs of those networks, in [`REPLIES`].
+pub(super) const LEGS: &str = "legs";
+
+fn reply_rules() -> String {
+    format!(
+        r#"
+table inet {REPLIES} {{
+    set {LEGS} {{ type ifname; }}
+    chain postrouting {{
+        type nat hook postrouting priority 100; policy accept;
+        oifname @{LEGS} masquerade
+    }}
+}}
+"#
     )
 }
 
@@ -162,6 +181,7 @@ impl Kernel {
         inside.change(inner, &change)?;
         let addresses = leg.addresses.iter().map(|n| (n.addr(), n.prefix_len())).collect();
         set_addresses(&mut inside, inner, &addresses)?;
+        self.set_symmetric(&netns, &leg.peer, leg.symmetric)?;
         self.plug(name, bridge, "", leg.mtu, false)?;
         // Every node's gateway has the same MAC; here it is behind this port, whoever else claims it.
         self.forget_others(outer, Some(leg.mac.0))?;
@@ -170,6 +190,28 @@ impl Kernel {
         // The alias says that all of it is done.
         let done = LinkChange { alias: Some(&leg.alias), ..LinkChange::default() };
         Ok(self.rtnl.change(outer, &done)?)
+    }
+
+    fn set_symmetric(&mut self, netns: &Netns, leg: &IfName, symmetric: bool) -> Result<()> {
+        if symmetric {
+            self.require(Capability::Nat, || "symmetric: Gateway".into())?;
+        }
+        let mut nft = Nft::open_in(netns)?;
+        let there = match nft.has_table(Family::Inet, REPLIES) {
+            Err(e) if e.is_unsupported() && !symmetric => return Ok(()),
+            other => other?,
+        };
+        if symmetric && !there {
+            load_in(netns, &reply_rules())?;
+        }
+        let key = Data::new().ifname(leg.as_str());
+        let mut changes = Changes::new();
+        if symmetric {
+            changes.add(LEGS, Element::key(key));
+        } else if there {
+            changes.delete(LEGS, key);
+        }
+        Ok(nft.apply(Family::Inet, REPLIES, &changes)?)
     }
 
     pub(super) fn put_egress(&mut self, domain: &str, egress: &Egress) -> Result<()> {
@@ -235,19 +277,12 @@ impl Kernel {
 
     /// Turns forwarding on for these devices, and notes those that had it off before.
     fn hold_forwarding(&mut self) -> Result<()> {
-        let dir = self.config.state_dir.join("forwarding");
         for device in self.outside_devices()? {
             let key = forwarding_key(&device);
             if self.config.host.run(|| sysctl::read(&key))?? == "1" {
                 continue;
             }
-            // Noted first: a crash between the two puts back what was never changed.
-            let path = dir.join(&device);
-            fs::create_dir_all(&dir).and_then(|()| fs::write(&path, "0")).map_err(|source| Error::Io {
-                op: "write",
-                path: path.display().to_string(),
-                source,
-            })?;
+            self.note("forwarding", &device)?;
             self.config.host.run(|| sysctl::set(&key, "1"))??;
         }
         Ok(())
@@ -255,21 +290,11 @@ impl Kernel {
 
     /// Puts back what [`Kernel::hold_forwarding`] changed.
     pub(super) fn release_forwarding(&mut self) -> Result<()> {
-        let dir = self.config.state_dir.join("forwarding");
-        let Ok(entries) = fs::read_dir(&dir) else { return Ok(()) };
-        for entry in entries.flatten() {
-            if let Ok(device) = entry.file_name().into_string() {
-                let key = forwarding_key(&device);
-                self.config.host.run(|| sysctl::set(&key, "0"))?.unless_missing()?;
-            }
-            let path = entry.path();
-            fs::remove_file(&path).map_err(|source| Error::Io {
-                op: "remove",
-                path: path.display().to_string(),
-                source,
-            })?;
+        for device in self.all_noted("forwarding") {
+            let key = forwarding_key(&device);
+            self.config.host.run(|| sysctl::set(&key, "0"))?.unless_missing()?;
+            self.forget_note("forwarding", &device)?;
         }
-        let _ = fs::remove_dir(&dir);
         Ok(())
     }
 }

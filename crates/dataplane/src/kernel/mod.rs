@@ -6,6 +6,7 @@
 
 mod bridge;
 mod domain;
+mod notes;
 mod observe;
 mod security;
 
@@ -19,6 +20,7 @@ use multihome_netlink::packet::{Insn, PacketSocket};
 use multihome_netlink::{Capabilities, Capability, Idempotent, Link, Netns, Rtnl};
 use multihome_plan::node::{NodeState, Port, Step, diff};
 
+pub use self::security::Rogue;
 use crate::error::{Error, Result, StepError};
 
 /// How the engine works on this machine.

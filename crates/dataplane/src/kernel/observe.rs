@@ -10,8 +10,8 @@ use multihome_netlink::{Address, FdbEntry, Idempotent, Link, Netns, Route, Rtnl,
 use multihome_plan::node::{Bridge, Domain, Egress, Leg, NodeState, Tap, Uplink, UplinkKind};
 
 use super::bridge::{bound_mac, learns, read_tap_alias};
-use super::domain::forwarding_key;
-use super::security::{TABLE, is_assigned};
+use super::domain::{LEGS, REPLIES, forwarding_key};
+use super::security::{TABLE, device_name, is_assigned};
 use super::{Kernel, is_ours};
 use crate::error::Result;
 
@@ -32,6 +32,7 @@ struct Inside {
     addresses: Vec<Address>,
     routes: Vec<Route>,
     nat: BTreeSet<IpNet>,
+    symmetric: BTreeSet<IfName>,
 }
 
 impl Host {
@@ -175,6 +176,7 @@ impl Kernel {
                 mac: MacAddr([0; 6]),
                 addresses: BTreeSet::new(),
                 mtu: Mtu::ETHERNET,
+                symmetric: false,
             };
             let lost = Domain { legs: BTreeMap::from([(name, leg)]), egress: None };
             state.domains.insert(format!("{}lost-{i}", names::NETNS), lost);
@@ -209,6 +211,10 @@ fn look_inside(netns: &Netns) -> Result<Inside> {
         Err(e) if e.is_unsupported() => Vec::new(),
         other => other?.unwrap_or_default(),
     };
+    let symmetric = match nft.elements(Family::Inet, REPLIES, LEGS).unless_missing() {
+        Err(e) if e.is_unsupported() => Vec::new(),
+        other => other?.unwrap_or_default(),
+    };
     let net = |key: &[u8]| {
         let (ip, prefix) = key.split_at_checked(4)?;
         let ip: [u8; 4] = ip.try_into().ok()?;
@@ -220,6 +226,7 @@ fn look_inside(netns: &Netns) -> Result<Inside> {
         addresses: rtnl.addresses()?,
         routes: rtnl.routes()?,
         nat: facts.iter().filter_map(|e| net(&e.key)).collect(),
+        symmetric: symmetric.iter().filter_map(|e| device_name(&e.key)).collect(),
     })
 }
 
@@ -239,10 +246,12 @@ fn observed_tap(host: &Host, link: &Link, port: Option<&multihome_plan::node::Po
 fn observed_leg(host: &Host, inside: &Inside, near: &Link, far: &Link) -> Option<Leg> {
     let (mtu, right) = mtu_of(far);
     let right = right && near.up && far.up && near.mtu == far.mtu && host.fixed(near, far.mac);
+    let peer = IfName::new(far.name.as_str()).ok()?;
     Some(Leg {
         alias: alias_if(right, &near.alias),
         bridge: host.bridge_of(near),
-        peer: IfName::new(far.name.as_str()).ok()?,
+        symmetric: inside.symmetric.contains(&peer),
+        peer,
         mac: MacAddr(far.mac.unwrap_or_default()),
         addresses: nets(&inside.addresses, far.index),
         mtu,

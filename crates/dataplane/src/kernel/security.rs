@@ -27,6 +27,19 @@ const GUARDED: &str = "nic_guarded";
 const GUARDED6: &str = "nic_guarded6";
 const PROMISCUOUS: &str = "nic_promiscuous";
 const DROPPED: &str = "nic_dropped";
+const ROGUES: [(Rogue, &str); 3] =
+    [(Rogue::Dhcp4, "rogue_dhcp4"), (Rogue::Dhcp6, "rogue_dhcp6"), (Rogue::Router, "rogue_router")];
+
+/// What a guest pretends to be for its network, and may not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Rogue {
+    /// A DHCPv4 server or relay: it sends from port 67 or to port 68.
+    Dhcp4,
+    /// A DHCPv6 server: it sends from port 547 or to port 546.
+    Dhcp6,
+    /// A router: it sends router advertisements (RFC 4861 section 4.2).
+    Router,
+}
 /// The IPv6 addresses of the metadata service. The newest set, by which a table of this version is known.
 const METADATA: &str = "metadata";
 
@@ -51,6 +64,9 @@ table bridge multihome {
     set nic_guarded6 { type ifname; counter; }
     set nic_promiscuous { type ifname; }
     set nic_dropped { type ifname; counter; }
+    set rogue_dhcp4 { type ifname; size 65535; flags dynamic,timeout; timeout 10m; }
+    set rogue_dhcp6 { type ifname; size 65535; flags dynamic,timeout; timeout 10m; }
+    set rogue_router { type ifname; size 65535; flags dynamic,timeout; timeout 10m; }
     set metadata { type ipv6_addr; elements = { fe80::a9fe:a9fe, fd00:ec2::254 }; }
 
     chain refuse {
@@ -68,16 +84,17 @@ table bridge multihome {
         goto refuse
     }
     chain from_ip4 {
-        udp sport 67 goto refuse
-        udp dport 68 goto refuse
+        udp sport 67 update @rogue_dhcp4 { iifname } goto refuse
+        udp dport 68 update @rogue_dhcp4 { iifname } goto refuse
         ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept
         iifname . ip saddr @nic_ip4 accept
         goto refuse
     }
     chain from_ip6 {
-        icmpv6 type { nd-router-advert, nd-redirect } goto refuse
-        udp sport 547 goto refuse
-        udp dport 546 goto refuse
+        icmpv6 type nd-router-advert update @rogue_router { iifname } goto refuse
+        icmpv6 type nd-redirect goto refuse
+        udp sport 547 update @rogue_dhcp6 { iifname } goto refuse
+        udp dport 546 update @rogue_dhcp6 { iifname } goto refuse
         icmpv6 type nd-neighbor-advert iifname . @th,64,128 != @nic_targets goto refuse
         ip6 saddr :: icmpv6 type nd-neighbor-solicit iifname . @th,64,128 @nic_targets accept
         ip6 saddr :: icmpv6 type { nd-router-solicit, mld-listener-report, mld2-listener-report } accept
@@ -152,6 +169,11 @@ fn facts(name: &IfName, port: &Port) -> BTreeSet<(&'static str, Data)> {
         }
     }
     facts
+}
+
+/// The device name that a key is.
+pub(super) fn device_name(key: &[u8]) -> Option<IfName> {
+    split(key).map(|(name, _)| name)
 }
 
 /// The device name and the rest of a key.
@@ -309,6 +331,21 @@ impl Kernel {
     pub fn drops(&mut self) -> Result<BTreeMap<IfName, u64>> {
         let list = self.keys(DROPPED)?;
         Ok(list.iter().filter_map(|e| Some((split(&e.key)?.0, e.packets?))).collect())
+    }
+
+    /// The NICs whose guests pretended in the last ten minutes to be what they may not be. Their frames were dropped.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn rogues(&mut self) -> Result<BTreeSet<(IfName, Rogue)>> {
+        let mut all = BTreeSet::new();
+        if !self.tables {
+            return Ok(all);
+        }
+        for (rogue, set) in ROGUES {
+            all.extend(self.keys(set)?.iter().filter_map(|e| Some((split(&e.key)?.0, rogue))));
+        }
+        Ok(all)
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Instant;
 use guest::*;
 use ipnet::IpNet;
 use multihome_dataplane::Engine;
-use multihome_dataplane::kernel::{Config, Kernel};
+use multihome_dataplane::kernel::{Config, Kernel, Rogue};
 use multihome_model::{IfName, MacAddr, Mtu, VlanId, Vni, names};
 use multihome_netlink::packet::{FrameBatch, filter};
 use multihome_netlink::{
@@ -136,6 +136,7 @@ fn network(state: &mut NodeState, n: u8, domain: &str) {
             format!("fd00:{n}::1/64").parse().unwrap(),
         ]),
         mtu,
+        symmetric: false,
     };
     let ns = domain_name(domain);
     let domain_state = state.domains.entry(ns).or_insert_with(|| Domain { legs: BTreeMap::new(), egress: None });
@@ -258,6 +259,42 @@ fn guests_reach_what_they_should_and_nothing_else() {
 }
 
 #[test]
+fn a_symmetric_network_hears_strangers_from_its_gateway() {
+    let Some(host) = host("a_symmetric_network_hears_strangers_from_its_gateway") else { return };
+    let mut engine = host.engine();
+    let mut desired = plan();
+    // Three strangers, because of a flow that is known the translation is remembered.
+    for m in [31, 32] {
+        nic(&mut desired, 3, m, false);
+    }
+    reach(&mut engine, &desired);
+    let a = guest(&host, &engine, 1, 10);
+    let gateway = ip("10.3.0.1");
+    let from = |ip: Ipv4Addr| move |f: &[u8]| f[12..14] == [8, 0] && f[26..30] == ip.octets();
+    let heard_from = |stranger: &mut Guest, source: Ipv4Addr| {
+        a.forget();
+        stranger.ping(a.ip, gateway) && a.sees(PATIENCE, from(source)).is_some()
+    };
+    let mut first = guest(&host, &engine, 3, 30);
+    let own = first.ip;
+    assert!(heard_from(&mut first, own), "as who it is");
+    let plain = desired.clone();
+    for leg in desired.domains.values_mut().flat_map(|d| d.legs.values_mut()).filter(|l| l.alias.ends_with("net1")) {
+        leg.symmetric = true;
+    }
+    reach(&mut engine, &desired);
+    let mut second = guest(&host, &engine, 3, 31);
+    assert!(heard_from(&mut second, ip("10.1.0.1")), "as the gateway");
+    // A restart finds it as it is, and it can be taken back.
+    let mut again = host.engine();
+    assert_eq!(diff(&again.observe().unwrap(), &desired), vec![]);
+    reach(&mut again, &plain);
+    let mut third = guest(&host, &again, 3, 32);
+    let own = third.ip;
+    assert!(heard_from(&mut third, own), "as who it is, again");
+}
+
+#[test]
 fn a_guest_that_lies_is_silent() {
     let Some(host) = host("a_guest_that_lies_is_silent") else { return };
     let mut engine = host.engine();
@@ -301,6 +338,9 @@ fn a_guest_that_lies_is_silent() {
     assert_eq!(what, None);
     // All but the DHCP request, which is not a lie, count as such.
     assert_eq!(engine.drops().unwrap()[&tap] - before, lies.len() as u64 - 1);
+    // Who pretended to be what is known.
+    let known: Vec<_> = engine.rogues().unwrap().into_iter().collect();
+    assert_eq!(known, [(tap.clone(), Rogue::Dhcp4), (tap.clone(), Rogue::Router)]);
     // We ourselves heard the request, before the bridge did.
     let mut batch = FrameBatch::new(8, 2048);
     assert_eq!(spy.receive(&mut batch).unwrap(), 1);
@@ -544,6 +584,57 @@ fn a_gateway_is_changed_in_place() {
     assert_eq!(host.forwards(), "1", "the other domain still has its way out");
     desired.domains.get_mut(&domain_name("bb")).unwrap().egress = egress;
     reach(&mut engine, &desired);
+}
+
+#[test]
+fn a_device_of_the_nodes_own_is_an_uplink_and_is_given_back() {
+    let Some(host) = host("a_device_of_the_nodes_own_is_an_uplink_and_is_given_back") else { return };
+    let run = |command: &str| {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let ok = host.netns.run(|| std::process::Command::new(words[0]).args(&words[1..]).status()).unwrap();
+        assert!(ok.is_ok_and(|s| s.success()), "{command}");
+    };
+    let off = || host.netns.run(|| sysctl::read("net/ipv6/conf/lan0/disable_ipv6")).unwrap().unwrap();
+    run("ip link add lan0 type veth peer name lan1");
+    run("ip link set lan0 up");
+    run("ip link set lan1 up");
+    let mut desired = NodeState::default();
+    network(&mut desired, 1, "a");
+    let bridge = name(names::BRIDGE, "net1");
+    let mtu = Mtu::new(1450).unwrap();
+    let uplink = Uplink { alias: "uplink default/net1".into(), bridge, mtu, kind: UplinkKind::Device };
+    desired.uplinks.insert(IfName::new("lan0").unwrap(), uplink);
+    let mut engine = host.engine();
+    let refused = |engine: &mut Kernel| {
+        let observed = engine.observe().unwrap();
+        let failed = engine.apply(&diff(&observed, &desired));
+        assert_eq!(failed.len(), 1, "{failed:?}");
+        failed[0].error.to_string()
+    };
+    // An address that somebody configured is the node's.
+    run("ip addr add fd00:5::1/64 dev lan0 nodad");
+    let said = refused(&mut engine);
+    assert!(said.contains("carries the node's own address fd00:5::1/64"), "{said}");
+    run("ip addr del fd00:5::1/64 dev lan0");
+    // One that a router told it for a time is not, unless it is the only way out.
+    run("ip addr add fd00:5::1/64 dev lan0 nodad valid_lft 600 preferred_lft 600");
+    run("ip route del default");
+    run("ip -6 route add default via fd00:5::2 dev lan0");
+    let said = refused(&mut engine);
+    assert!(said.contains("the node's only default route leaves by it"), "{said}");
+    run("ip route add default via 192.0.2.2");
+    reach(&mut engine, &desired);
+    assert_eq!(off(), "1", "the node does not speak where its guests are");
+    let mut without = desired.clone();
+    without.uplinks.clear();
+    reach(&mut engine, &without);
+    assert_eq!(off(), "0", "and has its device back as it was");
+    assert!(host.links().contains(&"lan0".to_owned()));
+    // What was off stays off.
+    host.netns.run(|| sysctl::set("net/ipv6/conf/lan0/disable_ipv6", "1")).unwrap().unwrap();
+    reach(&mut engine, &desired);
+    reach(&mut engine, &without);
+    assert_eq!(off(), "1");
 }
 
 #[test]

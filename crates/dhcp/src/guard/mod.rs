@@ -51,6 +51,9 @@ impl Role {
     }
 }
 
+/// How many answers were not handed on, and why the last was not.
+pub type Dropping = (u64, Dropped);
+
 /// Why an answer was not handed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Dropped {
@@ -60,7 +63,11 @@ pub enum Dropped {
     /// It is something that servers do not send to clients.
     #[error("it is not a server's answer: {0}")]
     NotAnAnswer(&'static str),
+    /// It comes in fragments. Servers keep to the client's largest message (RFC 2132 section 9.10), and hosts ignore
+    /// router advertisements in fragments (RFC 6980).
+    #[error("it comes in fragments")]
+    Fragment,
     /// What must be said does not fit.
-    #[error("it does not fit into the client's largest message")]
+    #[error("it does not fit into the client's largest message or the network's MTU")]
     TooLarge,
 }

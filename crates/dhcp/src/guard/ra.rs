@@ -22,8 +22,15 @@ pub struct Advertisement {
     pub autonomous: Vec<u64>,
 }
 
+/// An option of which the lifetime, at octet 4, is over.
+fn over(option: &[u8]) -> Result<Vec<u8>, Dropped> {
+    let mut option = option.to_vec();
+    option.get_mut(4..8).ok_or(Dropped::Malformed("an option without lifetime"))?.fill(0);
+    Ok(option)
+}
+
 /// Rewrites an advertisement for the NIC that `role` is of: on a secondary no default router, no route that stands for
-/// everything and no name servers; prefixes and specific routes stay.
+/// everything and no name servers (their lifetimes are 0); prefixes and specific routes stay.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -64,8 +71,10 @@ pub fn rewrite(message: &[u8], role: &Role) -> Result<Advertisement, Dropped> {
                 let said = option[4..8].try_into().map_or(u32::MAX, u32::from_be_bytes);
                 mtu = Some(said.min(role.mtu.get()));
             }
-            ROUTE if option[2] <= 1 && !role.default6 => {}
-            RDNSS | DNSSL if !role.dns6 => {}
+            // With lifetime 0 rather than left out, so that what the guest was told before its NIC's role changed is
+            // taken back (RFC 4191 section 2.3, RFC 8106 section 5.1).
+            ROUTE if option[2] <= 1 && !role.default6 => out.extend(over(option)?),
+            RDNSS | DNSSL if !role.dns6 => out.extend(over(option)?),
             code if SIGNATURES.contains(&code) => {}
             _ => out.extend_from_slice(option),
         }

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::v4::{Answer, Kind};
-use super::{Dropped, Role, ra, v4, v6};
+use super::{Dropped, Dropping, Role, ra, v4, v6};
 use crate::frame::{self, End};
 use crate::frame6::{self, Packet};
 use crate::ra::ADVERTISEMENT;
@@ -27,6 +27,10 @@ use crate::v4::CLIENT_PORT;
 const FRAME: usize = 9216;
 /// How many frames are read at once.
 const BATCH: usize = 8;
+/// `errno` of a frame that is larger than the device takes.
+const EMSGSIZE: i32 = 90;
+/// The next header of a fragment (RFC 8200 section 4.5).
+const FRAGMENT: u8 = 44;
 /// Routers that are remembered per network.
 const MOST_ROUTERS: usize = 8;
 
@@ -46,12 +50,24 @@ pub struct Given {
     pub server: IpAddr,
 }
 
+/// What of an acknowledgement clients do not all follow when another one says something else (crate::v4::Told).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The default route.
+    pub router: Option<Ipv4Addr>,
+    /// The specific routes, encoded (RFC 3442), and the MTU in bytes where there was one; `None` of an acknowledgement that
+    /// an earlier process saw.
+    pub rest: Option<(Vec<u8>, Option<u16>)>,
+}
+
 /// What is known of one guarded NIC.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
-    /// The default route and the specific ones (RFC 3442) that the last acknowledgement named after the rewriting; of
-    /// one that an earlier process saw, the specific ones are not known.
-    pub told: Option<(Option<Ipv4Addr>, Option<Vec<u8>>)>,
+    /// What the last acknowledgement said after the rewriting. A renewal that was turned into a refusal leaves it: the
+    /// refusal may be lost, and until the client starts afresh it has what it was told.
+    pub told: Option<Told>,
+    /// Whether the client was told to start afresh, and has not.
+    pub starts_afresh: bool,
     /// The router that the server offered with it, whether it was handed on or not.
     pub offered: Option<Ipv4Addr>,
     /// When that was, and for how many seconds.
@@ -64,10 +80,8 @@ pub struct View {
     pub autonomous: Vec<u64>,
     /// Answers and advertisements that were handed on.
     pub handed_on: u64,
-    /// Those that were not, and the last reason.
-    pub dropped: u64,
-    /// Why the last one was not.
-    pub last_dropped: Option<Dropped>,
+    /// Those that were not, and why the last was not.
+    pub dropped: Option<Dropping>,
     /// Renewals that were turned into refusals because routes had changed.
     pub refused: u64,
 }
@@ -95,6 +109,8 @@ struct Router {
 struct Network {
     nics: HashMap<MacAddr, Arc<Nic>>,
     routers: BTreeMap<Ipv6Addr, Router>,
+    /// What could not be read, so that nobody knows for which guest it was.
+    unread: Option<Dropping>,
 }
 
 struct Shared {
@@ -260,6 +276,17 @@ impl Guard {
         }
     }
 
+    /// What was dropped so far, by NIC (`true`) or, where nobody knows for which NIC it was, by network (`false`).
+    pub fn drops(&self) -> Vec<(bool, Arc<str>, Dropping)> {
+        let shared = &self.shared;
+        let nics: Vec<Arc<Nic>> = read(&shared.nics).values().cloned().collect();
+        let mut all: Vec<(bool, Arc<str>, Dropping)> =
+            nics.iter().filter_map(|n| Some((true, n.name.clone(), lock(&n.view).dropped?))).collect();
+        let networks = read(&shared.networks);
+        all.extend(networks.iter().filter_map(|(name, n)| Some((false, name.clone(), n.unread?))));
+        all
+    }
+
     /// Waits until something happened, and says to which NICs since the last call.
     pub async fn changed(&self) -> BTreeSet<Arc<str>> {
         loop {
@@ -271,6 +298,14 @@ impl Guard {
             waiting.await;
         }
     }
+}
+
+fn count(of: &mut Option<Dropping>, why: Dropped) {
+    *of = Some((of.map_or(0, |(n, _)| n) + 1, why));
+}
+
+fn unreadable(fragment: bool) -> Dropped {
+    if fragment { Dropped::Fragment } else { Dropped::Malformed("a header, a length or the checksum is wrong") }
 }
 
 fn addresses(view: &View) -> BTreeSet<IpAddr> {
@@ -292,6 +327,7 @@ impl Shared {
         let socket = lock(&self.ports).get(&nic.name).map(|p| p.socket.clone());
         match socket.map(|s| s.send(frame)) {
             Some(Ok(())) => lock(&nic.view).handed_on += 1,
+            Some(Err(e)) if e.raw_os_error() == Some(EMSGSIZE) => self.drop_it(nic, Dropped::TooLarge),
             Some(Err(e)) => tracing::debug!(nic = %nic.name, "not handed on: {e}"),
             None => {}
         }
@@ -299,15 +335,32 @@ impl Shared {
 
     fn drop_it(&self, nic: &Nic, why: Dropped) {
         tracing::debug!(nic = %nic.name, "dropped: {why}");
-        let mut view = lock(&nic.view);
-        view.dropped += 1;
-        view.last_dropped = Some(why);
+        count(&mut lock(&nic.view).dropped, why);
+    }
+
+    /// A frame of which not more than this is known: it is for a guest, and cannot be read.
+    fn unread(&self, network: &str, mac: Option<[u8; 6]>, why: Dropped) {
+        match mac.and_then(|m| self.nic(network, MacAddr(m))) {
+            Some(nic) => self.drop_it(&nic, why),
+            None => {
+                tracing::debug!(network, "dropped: {why}");
+                if let Some(n) = write(&self.networks).get_mut(network) {
+                    count(&mut n.unread, why);
+                }
+            }
+        }
     }
 
     /// One frame from where servers are.
     fn frame(&self, network: &str, data: &[u8], pending: bool) {
         if data.get(12..14) == Some(&[8, 0]) {
-            let Some(d) = frame::parse_udp(data, pending).filter(|d| d.destination_port == CLIENT_PORT) else { return };
+            let Some(d) = frame::parse_udp(data, pending) else {
+                let headers = data.get(14).map_or(0, |b| 14 + usize::from(b & 0xf) * 4 + 8);
+                let client = data.get(headers..).and_then(v4::client).or(data.first_chunk().copied());
+                // More fragments, or an offset (RFC 791 section 3.1).
+                let fragment = data.get(20..22).is_some_and(|f| f[0] & 0x3f != 0 || f[1] != 0);
+                return self.unread(network, client, unreadable(fragment));
+            };
             let Some(nic) = v4::client(d.payload).and_then(|mac| self.nic(network, MacAddr(mac))) else { return };
             let role = read(&nic.role).clone();
             match v4::rewrite(d.payload, &role) {
@@ -320,7 +373,9 @@ impl Shared {
             }
             return;
         }
-        let Some(p) = frame6::parse(data, pending) else { return };
+        let Some(p) = frame6::parse(data, pending) else {
+            return self.unread(network, data.first_chunk().copied(), unreadable(data.get(20) == Some(&FRAGMENT)));
+        };
         match p.udp() {
             Some(d) if d.destination_port == crate::v6::CLIENT_PORT => {
                 let Some(nic) = self.nic(network, p.destination_mac) else { return };
@@ -340,13 +395,12 @@ impl Shared {
         let mut news = false;
         let (payload, to) = {
             let mut view = lock(&nic.view);
-            let differs = |(router, routes): &(Option<Ipv4Addr>, Option<Vec<u8>>)| {
-                *router != answer.router || routes.as_ref().is_some_and(|r| *r != answer.routes)
-            };
+            let rest = (answer.routes.clone(), answer.mtu);
+            let differs = |t: &Told| t.router != answer.router || t.rest.as_ref().is_some_and(|r| *r != rest);
             match answer.kind {
                 // Most clients do not take back at a renewal what they were told before.
                 Kind::Acknowledge if answer.renewal && view.told.as_ref().is_some_and(differs) => {
-                    view.told = None;
+                    view.starts_afresh = true;
                     view.refused += 1;
                     news = true;
                     (v4::refusal(&answer), broadcast)
@@ -355,7 +409,8 @@ impl Shared {
                     if kind == Kind::Acknowledge
                         && let Some(seconds) = answer.seconds
                     {
-                        view.told = Some((answer.router, Some(answer.routes.clone())));
+                        view.told = Some(Told { router: answer.router, rest: Some(rest) });
+                        view.starts_afresh = false;
                         view.offered = answer.offered;
                         view.acknowledged = Some((SystemTime::now(), seconds));
                         let server = IpAddr::V4(answer.server.unwrap_or(from.address));
@@ -374,7 +429,7 @@ impl Shared {
                         news = true;
                     }
                     if kind == Kind::Refuse {
-                        view.told = None;
+                        (view.told, view.starts_afresh) = (None, false);
                     }
                     let mac = if all { broadcast.mac } else { role.mac };
                     (answer.payload, End { mac, address: to, port: CLIENT_PORT })

@@ -51,6 +51,8 @@ pub struct Answer {
     pub router: Option<Ipv4Addr>,
     /// The specific routes that it names after the rewriting, encoded (RFC 3442).
     pub routes: Vec<u8>,
+    /// The MTU that it names after the rewriting, in bytes.
+    pub mtu: Option<u16>,
 }
 
 /// Reads whose answer it is, without rewriting it: the client's MAC (`chaddr`).
@@ -97,6 +99,7 @@ pub fn rewrite(payload: &[u8], role: &Role) -> Result<Answer, Dropped> {
         offered: None,
         router: None,
         routes: vec![],
+        mtu: None,
     };
     if kind == Kind::Refuse {
         answer.payload = payload.to_vec();
@@ -110,6 +113,7 @@ pub fn rewrite(payload: &[u8], role: &Role) -> Result<Answer, Dropped> {
     }
     answer.seconds = times(&mut options, role.longest)?;
     mtu(&mut options, role);
+    answer.mtu = get(&options, option::MTU).and_then(|b| <[u8; 2]>::try_from(b).ok()).map(u16::from_be_bytes);
     let mut fixed = fixed.to_vec();
     if overload & 1 != 0 {
         fixed[FILE].fill(0);
@@ -132,7 +136,7 @@ pub fn refusal(answer: &Answer) -> Vec<u8> {
     if let Some(server) = answer.server {
         put(&mut out, option::SERVER, &server.octets());
     }
-    put(&mut out, option::TEXT, b"routes have changed: start afresh");
+    put(&mut out, option::TEXT, b"routes or settings have changed: start afresh");
     out.push(option::END);
     out.resize(out.len().max(MIN_SIZE), option::PAD);
     out

@@ -14,7 +14,8 @@ const LARGEST: usize = 1472;
 /// What a NIC was told last.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PortState {
-    /// What the last acknowledgement said of routes; `None` after a NAK, a release, or where nobody knows.
+    /// What the last acknowledgement said; `None` after a release, or where nobody knows. A NAK leaves it: it may be lost,
+    /// and until the client starts afresh it has what it was told.
     pub told: Option<Told>,
 }
 
@@ -45,7 +46,7 @@ pub enum Destination {
 pub enum Refusal {
     /// It asked for an address that is not its own.
     WrongAddress,
-    /// What it was told about routes is out of date, so that it must start afresh.
+    /// What it was told of its server, routes or MTU is out of date, so that it must start afresh.
     RoutesChanged,
 }
 
@@ -95,11 +96,11 @@ pub fn handle(record: &Record, state: &mut PortState, m: &Message<'_>, via: Via)
         MessageType::Discover => Outcome { reply: Some(answer(record, m, MessageType::Offer)), fact: Fact::Offered },
         MessageType::Request => request(record, state, m),
         MessageType::Inform => inform(record, m),
-        MessageType::Release if for_us(record, m) => {
+        MessageType::Release if for_us(record, state, m) => {
             state.told = None;
             Outcome { reply: None, fact: Fact::Released }
         }
-        MessageType::Decline if for_us(record, m) && m.requested.is_none_or(|a| a == record.address()) => {
+        MessageType::Decline if for_us(record, state, m) && m.requested.is_none_or(|a| a == record.address()) => {
             state.told = None;
             Outcome { reply: None, fact: Fact::Declined }
         }
@@ -108,14 +109,15 @@ pub fn handle(record: &Record, state: &mut PortState, m: &Message<'_>, via: Via)
     }
 }
 
-fn for_us(record: &Record, m: &Message<'_>) -> bool {
-    m.server.is_none_or(|s| s == record.server())
+/// Whether a message names no server, or this one by the identifier that it has or had when it spoke last.
+fn for_us(record: &Record, state: &PortState, m: &Message<'_>) -> bool {
+    m.server.is_none_or(|s| s == record.server() || state.told.as_ref().is_some_and(|t| t.server == s))
 }
 
 /// RFC 2131 section 4.3.2: SELECTING names a server; INIT-REBOOT has option 50 and no address yet; RENEWING and
 /// REBINDING have an address.
 fn request(record: &Record, state: &mut PortState, m: &Message<'_>) -> Outcome {
-    if !for_us(record, m) {
+    if !for_us(record, state, m) {
         return Outcome::ignored("meant for another server");
     }
     let bound = m.ciaddr != Ipv4Addr::UNSPECIFIED;
@@ -134,8 +136,8 @@ fn request(record: &Record, state: &mut PortState, m: &Message<'_>) -> Outcome {
             Outcome { reply: Some(answer(record, m, MessageType::Ack)), fact: Fact::Acknowledged }
         }
         Some(why) => {
-            state.told = None;
-            Outcome { reply: Some(nak(record, m, why)), fact: Fact::Refused(why) }
+            let known = state.told.as_ref().map_or(record.server(), |t| t.server);
+            Outcome { reply: Some(nak(record, m, why, known)), fact: Fact::Refused(why) }
         }
     }
 }
@@ -146,7 +148,7 @@ fn inform(record: &Record, m: &Message<'_>) -> Outcome {
         return Outcome::ignored("an INFORM from an address that is not this NIC's");
     }
     let mut out = head(m, Ipv4Addr::UNSPECIFIED);
-    start_options(&mut out, MessageType::Ack, record);
+    start_options(&mut out, MessageType::Ack, record.server());
     finish(&mut out, record, m, true);
     let to =
         if m.giaddr != Ipv4Addr::UNSPECIFIED { Destination::Relay(m.giaddr) } else { Destination::Unicast(m.ciaddr) };
@@ -155,7 +157,7 @@ fn inform(record: &Record, m: &Message<'_>) -> Outcome {
 
 fn answer(record: &Record, m: &Message<'_>, kind: MessageType) -> (Vec<u8>, Destination) {
     let mut out = head(m, record.address());
-    start_options(&mut out, kind, record);
+    start_options(&mut out, kind, record.server());
     let lease = record.lease_seconds();
     put(&mut out, option::LEASE, &lease.to_be_bytes());
     put(&mut out, option::T1, &(lease / 2).to_be_bytes());
@@ -174,14 +176,15 @@ fn answer(record: &Record, m: &Message<'_>, kind: MessageType) -> (Vec<u8>, Dest
 }
 
 /// RFC 2131 section 4.3.2 and table 3: no address, no options but type, server, text and echoes; broadcast, because
-/// the client's address may be wrong. Over a relay the broadcast flag asks the relay for the same.
-fn nak(record: &Record, m: &Message<'_>, why: Refusal) -> (Vec<u8>, Destination) {
+/// the client's address may be wrong. Over a relay the broadcast flag asks the relay for the same. `server` is the
+/// identifier that the client knows: a refusal by another one it takes for a stranger's.
+fn nak(record: &Record, m: &Message<'_>, why: Refusal, server: Ipv4Addr) -> (Vec<u8>, Destination) {
     let mut out = head(m, Ipv4Addr::UNSPECIFIED);
     out[12..16].fill(0);
-    start_options(&mut out, MessageType::Nak, record);
+    start_options(&mut out, MessageType::Nak, server);
     let text = match why {
         Refusal::WrongAddress => "that address is not this NIC's",
-        Refusal::RoutesChanged => "routes have changed: start afresh",
+        Refusal::RoutesChanged => "routes or settings have changed: start afresh",
     };
     put(&mut out, option::TEXT, text.as_bytes());
     finish(&mut out, record, m, false);
@@ -207,9 +210,9 @@ fn head(m: &Message<'_>, yiaddr: Ipv4Addr) -> Vec<u8> {
     out
 }
 
-fn start_options(out: &mut Vec<u8>, kind: MessageType, record: &Record) {
+fn start_options(out: &mut Vec<u8>, kind: MessageType, server: Ipv4Addr) {
     put(out, option::TYPE, &[kind as u8]);
-    put(out, option::SERVER, &record.server().octets());
+    put(out, option::SERVER, &server.octets());
 }
 
 /// The record's options as far as the client takes them, the echoes, and the end. Relay information comes last (RFC

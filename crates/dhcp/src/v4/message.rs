@@ -143,7 +143,16 @@ pub struct Message<'a> {
     pub relay_info: Option<&'a [u8]>,
 }
 
+/// The parameter request list of ConnMan (measured with 1.44), which no other client sends.
+const CONNMAN: [u8; 8] = [1, 3, 26, 252, 42, 15, 6, 12];
+
 impl<'a> Message<'a> {
+    /// Whether the client is one that makes a default route of its own where it is told no router: ConnMan, known by its
+    /// parameter request list. No answer of a server keeps it from that.
+    pub fn invents_routes(&self) -> bool {
+        self.parameters == CONNMAN
+    }
+
     /// Reads a client's message. Options that a server does not need are skipped; of a split option, the first part
     /// counts, because none that is read here may be longer than 255 bytes.
     pub fn parse(raw: &'a [u8]) -> Result<Self, Malformed> {

@@ -13,7 +13,6 @@ use super::message::option;
 pub struct Record {
     mac: MacAddr,
     address: Ipv4Addr,
-    server: Ipv4Addr,
     told: Told,
     lease_seconds: u32,
     /// Options in the order of importance, without message type, lease times and echoes.
@@ -22,14 +21,18 @@ pub struct Record {
     encoded: Vec<u8>,
 }
 
-/// What of an answer decides routes in the guest; a client that was told something else must start afresh, because
-/// most clients do not take back at a renewal what they were told before.
+/// What of an answer clients do not all follow at a renewal: many keep routes and an MTU that they were told before. A
+/// client that was told something else must start afresh. Name servers are not among it: every client takes new ones.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Told {
+    /// The server identifier. Clients heed an answer to a renewal, a refusal as well, from this one only.
+    pub server: Ipv4Addr,
     /// The router of option 3 and of the default route in option 121.
     pub router: Option<Ipv4Addr>,
     /// The specific routes.
     pub routes: Vec<(Ipv4Net, Ipv4Addr)>,
+    /// Largest packet, in bytes.
+    pub mtu: u16,
 }
 
 impl Record {
@@ -58,8 +61,8 @@ impl Record {
                 _ => None,
             })
             .collect();
-        let told = Told { router, routes };
         let mtu = u16::try_from(plan.mtu.get()).unwrap_or(u16::MAX);
+        let told = Told { server, router, routes, mtu };
         let classless = classless_routes(&told);
         let list = |addresses: &[IpAddr]| addresses.iter().filter_map(v4).flat_map(|a| a.octets()).collect::<Vec<u8>>();
         let mut options: Vec<(u8, Vec<u8>)> = vec![(option::SUBNET_MASK, net.netmask().octets().to_vec())];
@@ -80,15 +83,7 @@ impl Record {
         options.extend(rest.into_iter().filter(|(_, body)| !body.is_empty()));
         let mut encoded = Vec::new();
         options.iter().for_each(|(code, body)| put(&mut encoded, *code, body));
-        Some(Record {
-            mac: plan.mac,
-            address: net.addr(),
-            server,
-            told,
-            lease_seconds: f.lease_seconds,
-            options,
-            encoded,
-        })
+        Some(Record { mac: plan.mac, address: net.addr(), told, lease_seconds: f.lease_seconds, options, encoded })
     }
 
     /// The NIC's MAC.
@@ -101,9 +96,9 @@ impl Record {
     }
     /// The server identifier.
     pub fn server(&self) -> Ipv4Addr {
-        self.server
+        self.told.server
     }
-    /// What decides routes.
+    /// What clients must not keep when it changes.
     pub fn told(&self) -> &Told {
         &self.told
     }
@@ -182,6 +177,8 @@ mod tests {
     fn rfc3442_examples() {
         let net = |s: &str| s.parse::<Ipv4Net>().unwrap();
         let told = Told {
+            server: Ipv4Addr::new(10, 0, 0, 1),
+            mtu: 1500,
             router: Some(Ipv4Addr::new(10, 0, 0, 1)),
             routes: vec![
                 (net("10.17.0.0/16"), Ipv4Addr::new(10, 0, 0, 2)),

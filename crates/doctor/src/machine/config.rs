@@ -146,13 +146,28 @@ pub fn nics(files: &[ConfigFile]) -> Vec<NicConfig> {
         .iter()
         .flat_map(|f| match language(&f.path) {
             Some(Dialect::Netplan) => netplan::read(f),
-            Some(Dialect::Networkd) => ini::networkd(f),
+            Some(Dialect::Networkd) => ini::networkd(&with_dropins(f, files)),
             Some(Dialect::NetworkManager) => ini::keyfile(f),
             Some(d @ (Dialect::Ifcfg | Dialect::Wicked)) => ifcfg::read(f, files, d),
             Some(Dialect::Ifupdown) => ifupdown::read(f),
             _ => vec![],
         })
         .collect()
+}
+
+/// A `.network` file with its drop-ins behind it, in the order in which systemd reads them (systemd.network(5)): by name,
+/// from any of the directories.
+fn with_dropins(file: &ConfigFile, files: &[ConfigFile]) -> ConfigFile {
+    let name = file.path.rsplit('/').next().unwrap_or_default();
+    let dir = format!("/systemd/network/{name}.d/");
+    let mut dropins: Vec<(&str, &str)> = files
+        .iter()
+        .filter_map(|f| Some((f.path.split_once(&dir)?.1, f.text.as_str())))
+        .filter(|(name, _)| name.ends_with(".conf"))
+        .collect();
+    dropins.sort_by_key(|(name, _)| *name);
+    let text = std::iter::once(file.text.as_str()).chain(dropins.into_iter().map(|(_, t)| t)).collect::<Vec<_>>();
+    ConfigFile { path: file.path.clone(), text: text.join("\n"), mode: file.mode }
 }
 
 /// Who manages a machine: the most specific language that names a NIC, else what runs.
@@ -178,7 +193,12 @@ pub fn dialect(o: &MachineObservation) -> Dialect {
     if let Some(d) = rest.into_iter().find(|d| configured(*d)) {
         return d;
     }
-    if runs("dhcpcd") || o.configs.iter().any(|f| f.path == "/etc/dhcpcd.conf") {
+    // The package brings a file that says nothing of any NIC, which proves nothing where the program does not run.
+    let names_a_nic = |f: &ConfigFile| {
+        let words = ["interface", "static", "denyinterfaces", "allowinterfaces"];
+        f.text.lines().any(|l| l.split_whitespace().next().is_some_and(|w| words.contains(&w)))
+    };
+    if runs("dhcpcd") || o.configs.iter().any(|f| f.path == "/etc/dhcpcd.conf" && names_a_nic(f)) {
         Dialect::Dhcpcd
     } else {
         Dialect::Plain

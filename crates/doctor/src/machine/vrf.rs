@@ -119,14 +119,22 @@ fn network_manager(f: &Fixer<'_>, role: &Role, table: u32, gateway: Option<IpAdd
             key: key.into(),
             value,
         };
-        let mut edits =
-            vec![set("connection", "controller", vrf.clone()), set("connection", "port-type", "vrf".into())];
+        // The old names of «controller» and «port-type», which 1.46 brought: every version reads these.
+        let mut edits = vec![set("connection", "master", vrf.clone()), set("connection", "slave-type", "vrf".into())];
         if let (0, Some(g)) = (i, gateway) {
             edits.push(set("ipv4", "route81", format!("0.0.0.0/0,{g}")));
             edits.push(set("ipv4", "route81_options", format!("table={table}")));
         }
         let config = f.o.link(name).and_then(|l| f.config(l)).filter(|c| c.dialect == Dialect::NetworkManager);
         let path = config.map_or_else(|| format!("{dir}/{name}.nmconnection"), |c| c.path.clone());
+        if config.is_none() {
+            // A new profile; NetworkManager refuses one without these.
+            edits.insert(0, set("connection", "id", name.clone()));
+            edits.insert(1, set("connection", "type", "ethernet".into()));
+            edits.insert(2, set("connection", "interface-name", name.clone()));
+            edits.insert(3, set("ipv4", "method", "auto".into()));
+            edits.insert(4, set("ipv6", "method", "auto".into()));
+        }
         actions.push(Action::EditFile { path, edits, mode: 0o600 });
     }
     actions.push(run(&["nmcli", "connection", "reload"]));

@@ -1,7 +1,7 @@
 //! A Network's spec, checked.
 
 use super::Subnet;
-use crate::{DhcpMode, Family, Mtu, NetworkSpec, NetworkType, RouteMode, Violations, VlanId, Vni, names};
+use crate::{DhcpMode, Family, Mtu, NetworkSpec, NetworkType, RouteMode, Symmetric, Violations, VlanId, Vni, names};
 
 /// A Network's spec with every value parsed.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +24,8 @@ pub struct CheckedNetwork {
     pub owns_gateway: bool,
     /// Whether traffic that leaves the routing domain is source-translated.
     pub nat: bool,
+    /// Whether what the gateway forwards into the network comes from the gateway's own address.
+    pub symmetric: bool,
     /// The MTU that it asks for.
     pub mtu: Option<Mtu>,
     /// Who serves DHCP and router advertisements, for IPv4 and IPv6.
@@ -121,6 +123,15 @@ pub fn check_network(name: &str, spec: &NetworkSpec) -> Result<CheckedNetwork, V
             );
         }
     }
+    let symmetric = spec.symmetric == Some(Symmetric::Gateway);
+    if symmetric && !spec.owns_gateway() {
+        v.add(
+            "spec.symmetric",
+            "Gateway needs a gateway of ours, and this network's is a router of yours: put the network into a vpc, or leave symmetric out",
+        );
+    } else if symmetric && [&ipv4, &ipv6].into_iter().flatten().all(|s| s.gateway.is_none()) {
+        v.add("spec.symmetric", "Gateway needs a gateway: set the gateway of ipv4 or ipv6, or leave symmetric out");
+    }
     let dhcp = [Family::IPv4, Family::IPv6].map(|f| spec.dhcp_mode(f));
     let may = |i: usize, said: bool| dhcp[i] == DhcpMode::Guard && said && spec.route != Some(RouteMode::None);
     v.into_result(CheckedNetwork {
@@ -133,6 +144,7 @@ pub fn check_network(name: &str, spec: &NetworkSpec) -> Result<CheckedNetwork, V
         ipv6,
         owns_gateway: spec.owns_gateway(),
         nat: spec.nat(),
+        symmetric,
         mtu,
         dhcp,
         lease_seconds: [Family::IPv4, Family::IPv6]
@@ -207,6 +219,19 @@ mod tests {
         };
         assert_eq!(refusal(&vlan), "spec.vlan.id: VLAN id 4095 is out of range: use 1 to 4094");
         assert!(check_network("Not_a_label", &management("10.0.0.0/24", "10.0.0.1")).is_err());
+    }
+
+    #[test]
+    fn a_gateway_that_is_not_ours_translates_nothing() {
+        let mut n = management("10.0.0.0/24", "10.0.0.1");
+        n.symmetric = Some(Symmetric::Gateway);
+        assert!(check_network("n", &n).unwrap().symmetric);
+        n.r#type = NetworkType::Untagged;
+        assert!(refusal(&n).starts_with("spec.symmetric: Gateway needs a gateway of ours"), "{}", refusal(&n));
+        n.vpc = Some("dc".into());
+        assert!(check_network("n", &n).unwrap().symmetric);
+        n.ipv4.as_mut().unwrap().gateway = None;
+        assert!(refusal(&n).contains("spec.symmetric: Gateway needs a gateway: set"), "{}", refusal(&n));
     }
 
     #[test]

@@ -167,6 +167,7 @@ fn add_leg(network: &NodeNetwork, bridge: IfName, state: &mut NodeState) {
             mac: names::derived_mac(&format!("gateway {}", network.uid), 0),
             addresses,
             mtu: network.mtu,
+            symmetric: network.spec.symmetric,
         },
     );
 }

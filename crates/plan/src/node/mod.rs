@@ -105,6 +105,8 @@ pub struct Leg {
     pub addresses: BTreeSet<IpNet>,
     /// MTU of both ends in bytes.
     pub mtu: Mtu,
+    /// Whether what is forwarded into the network gets the gateway's address as its source.
+    pub symmetric: bool,
 }
 
 /// A domain's way out: a veth pair to the host with a /31 (RFC 3021) of link-local addresses, the default route of the

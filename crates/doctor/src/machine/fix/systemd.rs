@@ -54,7 +54,10 @@ pub(super) fn networkd(link: &Link, config: Option<&NicConfig>, p: &Piece) -> Re
         None => {
             let by = link.mac.as_ref().map_or_else(|| format!("Name={}", link.name), |m| format!("MACAddress={m}"));
             let path = format!("/etc/systemd/network/10-multihome-{}.network", link.name);
-            actions.push(Action::WriteFile { path, content: format!("[Match]\n{by}\n{sections}"), mode: 0o644 });
+            // The sections go into a drop-in per purpose, so that one cure leaves another's alone.
+            let dropin = format!("{path}.d/90-multihome-{}.conf", p.purpose);
+            actions.push(Action::WriteFile { path, content: format!("[Match]\n{by}\n"), mode: 0o644 });
+            actions.push(Action::WriteFile { path: dropin, content: sections, mode: 0o644 });
         }
     }
     actions.push(run(&["networkctl", "reload"]));
@@ -125,21 +128,23 @@ pub(super) fn network_manager(link: &Link, config: Option<&NicConfig>, p: &Piece
                 "the profile of {} is not in a file; this one takes its place (or «nmcli connection modify» it)",
                 link.name
             ));
-            let mac = link.mac.as_ref().map(|m| format!("[ethernet]\nmac-address={m}\n")).unwrap_or_default();
-            let mut s = format!("[connection]\nid={0}\ntype=ethernet\ninterface-name={0}\n{mac}", link.name);
-            let mut all = keys(p);
-            if !all.iter().any(|(s, k, _)| (*s, k.as_str()) == ("ipv4", "method")) {
-                all.push(("ipv4", "method".into(), "auto".into()));
-            }
-            for section in ["ethernet", "ipv4", "ipv6"] {
-                let mut mine = all.iter().filter(|(s, ..)| *s == section).peekable();
-                if (mac.is_empty() || section != "ethernet") && mine.peek().is_some() {
-                    let _ = writeln!(s, "[{section}]");
+            let mut all = vec![
+                ("connection", "id".to_owned(), link.name.clone()),
+                ("connection", "type".into(), "ethernet".into()),
+                ("connection", "interface-name".into(), link.name.clone()),
+            ];
+            all.extend(link.mac.as_ref().map(|m| ("ethernet", "mac-address".to_owned(), m.clone())));
+            let own = keys(p);
+            // NetworkManager refuses a section of addresses without a method.
+            for family in ["ipv4", "ipv6"] {
+                if !own.iter().any(|(s, k, _)| (*s, k.as_str()) == (family, "method")) {
+                    all.push((family, "method".into(), "auto".into()));
                 }
-                mine.for_each(|(_, k, v)| s += &(format!("{k}={v}") + "\n"));
             }
+            // Lines rather than a whole file, so that one cure leaves another's alone.
+            let edits = all.into_iter().chain(own).map(|(s, k, v)| set(Some(s), k, v)).collect();
             let path = format!("/etc/NetworkManager/system-connections/{}.nmconnection", link.name);
-            Action::WriteFile { path, content: s, mode: 0o600 }
+            Action::EditFile { path, edits, mode: 0o600 }
         }
     };
     let reload = run(&["nmcli", "connection", "reload"]);

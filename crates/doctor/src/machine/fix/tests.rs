@@ -89,7 +89,7 @@ fn every_dialect_has_its_own_cure() {
             "iface eth1 inet static\n address 10.1.0.5/24\n gateway 10.1.0.1\n",
             &["remove the line «gateway 10.1.0.1»", "if-up.d/multihome-eth1-replies", "ip rule add pref 1103"],
         ),
-        ("/etc/dhcpcd.conf", "", &["nogateway", "dhcpcd.exit-hook"]),
+        ("/etc/dhcpcd.conf", "interface eth1\n", &["nogateway", "dhcpcd.exit-hook"]),
         ("", "", &["nothing that is known manages", "ip rule add pref 1103 from 10.1.0.5/32 lookup 103"]),
     ];
     for (path, text, wanted) in cases {
@@ -100,6 +100,15 @@ fn every_dialect_has_its_own_cure() {
             assert!(said.contains(w), "{path} lacks {w:?}:\n{said}");
         }
     }
+}
+
+#[test]
+fn a_package_that_lies_idle_manages_nothing() {
+    let stock = "# a comment\nhostname\nduid\npersistent\noption rapid_commit\n";
+    let mut o = machine("/etc/dhcpcd.conf", stock);
+    assert_eq!(config::dialect(&o), Dialect::Plain);
+    o.managers.push("dhcpcd".into());
+    assert_eq!(config::dialect(&o), Dialect::Dhcpcd);
 }
 
 #[test]
@@ -130,10 +139,15 @@ fn what_is_written_is_understood_again() {
         }
         let link = o.links[0].name.clone();
         let remedy = Fixer::new(&o).write(&link, &piece);
-        let Action::WriteFile { path, content, mode } = &remedy.actions[0] else { panic!("{remedy:?}") };
-        let file = ConfigFile { path: path.clone(), text: content.clone(), mode: *mode };
-        let read = config::nics(&[file]);
-        assert!(read.iter().any(|c| c.matches(&o.links[0]) && c.never_default && c.dhcp4 == Some(true)), "{content}");
+        let file = |a: &Action| match a {
+            Action::WriteFile { path, content, mode } => {
+                Some(ConfigFile { path: path.clone(), text: content.clone(), mode: *mode })
+            }
+            _ => None,
+        };
+        let files: Vec<ConfigFile> = remedy.actions.iter().filter_map(file).collect();
+        let read = config::nics(&files);
+        assert!(read.iter().any(|c| c.matches(&o.links[0]) && c.never_default && c.dhcp4 == Some(true)), "{files:?}");
     }
 }
 
