@@ -59,7 +59,8 @@ async fn text(agent: &Agent, namespace: &str, source: Source, keys: [&str; 2]) -
         Source::Secret(name) => name,
     };
     let api: Api<Secret> = Api::namespaced(agent.client.clone(), namespace);
-    let secret = api.get(&name).await.map_err(|e| format!("Secret {name} cannot be read: {e}"))?;
+    let secret = api.get_opt(&name).await.map_err(|e| format!("Secret {name} cannot be read: {e}"))?;
+    let secret = secret.ok_or_else(|| format!("Secret {name} does not exist in namespace {namespace}: create it"))?;
     let data = secret.data.unwrap_or_default();
     let bytes = keys.iter().find_map(|k| data.get(*k));
     let bytes = bytes.ok_or_else(|| format!("Secret {name} has no key {}: add it", keys[0]))?;
