@@ -111,6 +111,8 @@ async fn follow_events(agent: Arc<Agent>, key: Key, running: Arc<Running>) {
                     let by_guest = e.data.get("guest").and_then(serde_json::Value::as_bool) == Some(true);
                     running.shut_down.store(by_guest, Ordering::SeqCst);
                 }
+                // The seed may be changed now; and stays in.
+                Ok(e) if e.is_tray_opened() => agent.queue.push(Work::Instance(key.clone())),
                 Ok(e) if e.name == "RESET" => {
                     // A guest that starts anew has forgotten its leases, and asks for them.
                     let nics = agent.world.read().nics_of_vm(&key);

@@ -59,7 +59,8 @@ async fn text(agent: &Agent, namespace: &str, source: Source, keys: [&str; 2]) -
         Source::Secret(name) => name,
     };
     let api: Api<Secret> = Api::namespaced(agent.client.clone(), namespace);
-    let secret = api.get(&name).await.map_err(|e| format!("Secret {name} cannot be read: {e}"))?;
+    let secret = api.get_opt(&name).await.map_err(|e| format!("Secret {name} cannot be read: {e}"))?;
+    let secret = secret.ok_or_else(|| format!("Secret {name} does not exist in namespace {namespace}: create it"))?;
     let data = secret.data.unwrap_or_default();
     let bytes = keys.iter().find_map(|k| data.get(*k));
     let bytes = bytes.ok_or_else(|| format!("Secret {name} has no key {}: add it", keys[0]))?;
@@ -75,11 +76,12 @@ pub(crate) fn write(path: &Path, guest: &Guest) -> std::io::Result<()> {
 }
 
 /// Puts the seed of the NICs as they are now into the running VM's drive, if it is another one. The file that says what the
-/// guest has is replaced last: whoever is killed before that does it again.
+/// guest has is replaced last: whoever is killed before that does it again. A guest that ejects its seed gets it back.
 pub(crate) async fn refresh(vm: &Vm, guest: &Guest) -> Result<bool, Error> {
     let Some(path) = vm.spec().cdrom.clone() else { return Ok(false) };
     let io = |e: std::io::Error| Error::Seed(format!("{}: {e}", path.display()));
     if fs::read(&path).is_ok_and(|there| there == seed::image(guest)) {
+        vm.close_tray().await?;
         return Ok(false);
     }
     let new = path.with_extension("new");

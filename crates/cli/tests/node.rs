@@ -432,6 +432,52 @@ macro_rules! snapshot {
 }
 
 #[test]
+fn a_guest_is_told_by_its_seed_and_by_metadata() {
+    let Some((_turn, node)) = node("a_guest_is_told_by_its_seed_and_by_metadata") else { return };
+    let nets = network("one", "Management", 81, 600) + &network("two", "Overlay", 82, 600);
+    let volume = "      volumes: [{name: seed, cloudInitNoCloud: {secretRef: {name: boot}}}]\n---\n";
+    let seeded = vm("web", &["one"]).replace("---\n", volume);
+    node.apply(&(nets + &seeded + &vm("other", &["one"])));
+    // The Secret may come after the VM.
+    eventually("the VM waits for its Secret", 30, || {
+        let reason = node.get("vmi", "web").pointer("/status/reason")?.as_str()?.to_owned();
+        (reason == "Secret boot does not exist in namespace default: create it").then_some(())
+    });
+    let data = "I2Nsb3VkLWNvbmZpZwojIHRoZSB1c2VyJ3MK";
+    node.apply(&format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: boot}}\ndata: {{userdata: {data}}}\n---\n"));
+    ["web-one", "other-one"].iter().for_each(|n| drop(node.ready(n)));
+    let read = |file: &str| {
+        let script = format!("mkdir -p /mnt; mount -t iso9660 -o ro /dev/sr0 /mnt && cat /mnt/{file}; umount /mnt");
+        node.guest_sh("web", &script).1
+    };
+    assert_eq!(read("user-data"), "#cloud-config\n# the user's\n");
+    assert!(read("network-config").contains(&address(&node, "web-one").0));
+    assert!(!node.guest_sh("other", "test -e /dev/sr0").0, "a VM that asks for no seed has no drive");
+
+    // Each guest hears of itself, by the same address on the same network.
+    let ask = |vm: &str, path: &str| {
+        node.guest_sh(vm, &format!("wget -q -O - http://169.254.169.254{path}")).1.trim_end().to_owned()
+    };
+    for (vm, nic) in [("web", "web-one"), ("other", "other-one")] {
+        assert_eq!(ask(vm, "/latest/meta-data/hostname"), vm);
+        assert_eq!(ask(vm, "/latest/meta-data/mac"), address(&node, nic).0);
+    }
+    assert_eq!(ask("web", "/openstack/latest/user_data"), "#cloud-config\n# the user's");
+
+    // Both follow a NIC that comes and goes.
+    node.cli(&["nic", "create", "--network", "two", "--vm", "web", "--wait", "60"]);
+    let (mac, _) = address(&node, "web-two");
+    let told = || {
+        let metadata = ask("web", "/openstack/latest/network_data.json");
+        (read("network-config").contains(&mac), metadata.contains(&mac))
+    };
+    eventually("both tell of the NIC", 20, || (told() == (true, true)).then_some(()));
+    node.cli(&["nic", "detach", "web-two"]);
+    eventually("neither tells of it any more", 30, || (told() == (false, false)).then_some(()));
+    assert_eq!(ask("web", "/latest/meta-data/hostname"), "web", "it is still answered");
+}
+
+#[test]
 fn what_commands_say_with_a_running_guest() {
     let Some(mut node) = node("what_commands_say_with_a_running_guest") else { return };
     node.apply(&(network("a", "Management", 71, 600) + &network("b", "Overlay", 72, 600) + &vm("web", &["a"])));

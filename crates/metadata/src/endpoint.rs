@@ -144,8 +144,10 @@ impl Endpoint {
     /// How long nothing is due.
     pub fn wait(&mut self, now: Duration) -> Duration {
         let now = instant(now);
-        let tcp = self.interface.poll_delay(now, &self.sockets).map_or(IDLE, Duration::from);
-        tcp.clamp(Duration::from_millis(1), IDLE)
+        let tcp = self.interface.poll_delay(now, &self.sockets).map(Duration::from);
+        let ends = self.connections.iter().filter(|c| !self.sockets.get::<Socket<'_>>(c.handle).is_listening());
+        let ends = ends.map(|c| IDLE.saturating_sub((now - c.active).into()));
+        ends.chain(tcp).min().unwrap_or(IDLE).max(Duration::from_millis(1))
     }
 
     /// Whether there is no connection.

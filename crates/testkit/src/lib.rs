@@ -60,6 +60,25 @@ pub fn guest() -> &'static (PathBuf, PathBuf) {
     })
 }
 
+/// The directory of a Debian guest with cloud-init: `vmlinuz`, `initrd` and `disk.qcow2`; built once per recipe.
+///
+/// # Errors
+/// Why it cannot be built here.
+pub fn debian() -> Result<PathBuf, String> {
+    for program in ["mmdebstrap", "mke2fs", "qemu-img"] {
+        let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
+        if !found.is_ok_and(|o| o.status.success()) {
+            return Err(format!("{program} is not installed: scripts/setup test installs it"));
+        }
+    }
+    let root = repository();
+    let cache = std::env::var_os("MULTIHOME_CACHE").map_or_else(|| root.join("target/cache"), PathBuf::from);
+    let built = Command::new(root.join("scripts/guest/debian")).env("MULTIHOME_CACHE", cache).output();
+    let built = built.map_err(|e| e.to_string())?;
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    Ok(PathBuf::from(String::from_utf8_lossy(&built.stdout).trim()))
+}
+
 /// Waits for a condition, looking ten times a second.
 ///
 /// # Panics

@@ -421,9 +421,17 @@ async fn a_guest_sees_the_medium_that_was_changed() {
     let holding = vm.agent().execute("guest-exec", serde_json::json!({"path": "/bin/sh", "arg": ["-c", busy]}));
     holding.await.unwrap();
     until("the guest holds its medium", 5, async || vm.agent().read_file("/tmp/held").await.ok()).await;
-    assert!(matches!(vm.change_medium(&third).await, Err(Error::Qmp { .. })));
+    assert!(matches!(vm.change_medium(&third).await, Err(Error::Timeout { .. })));
     until("the medium is free", 20, async || vm.change_medium(&third).await.ok()).await;
     assert_eq!(seen(&vm).await, ("third".into(), "64".into()));
+
+    // A tray that somebody else opened is seen, and closed.
+    let mut events = vm.events();
+    vm.qmp().execute("blockdev-open-tray", serde_json::json!({"id": "cdrom"})).await.unwrap();
+    while !events.recv().await.unwrap().is_tray_opened() {}
+    vm.close_tray().await.unwrap();
+    vm.close_tray().await.unwrap();
+    assert_eq!(seen(&vm).await.0, "third");
 
     // Nothing is left of the media before.
     let nodes = vm.qmp().execute("query-named-block-nodes", serde_json::json!({})).await.unwrap();

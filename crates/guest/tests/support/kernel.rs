@@ -9,10 +9,20 @@ use multihome_plan::route::RoutePlan;
 use serde_json::Value;
 
 /// What a namespace holds, with the devices under the names of the NICs whose MACs they have.
+#[allow(dead_code)]
 pub fn observed(ns: &str, plan: &RoutePlan) -> KernelState {
+    observed_by(plan, |args| {
+        let o = Command::new("ip").args(["-json", "-n", ns]).args(args).output().unwrap();
+        String::from_utf8_lossy(&o.stdout).into_owned()
+    })
+}
+
+/// The same by anything that runs `ip -json` with these arguments.
+pub fn observed_by(plan: &RoutePlan, run: impl Fn(&[&str]) -> String) -> KernelState {
+    let ip = |args: &[&str]| parsed(&run(args));
     let mut out = KernelState::default();
     let mut names: BTreeMap<String, String> = BTreeMap::new();
-    for link in ip(ns, &["address", "show"]) {
+    for link in ip(&["address", "show"]) {
         let Some(nic) = plan.nics.iter().find(|n| link["address"] == n.mac.to_string()) else { continue };
         names.insert(text(&link["ifname"]), nic.name.clone());
         let flags = link["flags"].as_array().cloned().unwrap_or_default();
@@ -34,23 +44,19 @@ pub fn observed(ns: &str, plan: &RoutePlan) -> KernelState {
         out.links.insert(nic.name.clone(), l);
     }
     for family in ["-4", "-6"] {
-        for r in ip(ns, &[family, "route", "show", "table", "all"]) {
+        for r in ip(&[family, "route", "show", "table", "all"]) {
             out.routes.extend(route(&r, family == "-6", &names));
         }
-        for r in ip(ns, &[family, "rule", "show"]) {
+        for r in ip(&[family, "rule", "show"]) {
             out.rules.extend(rule(&r));
         }
     }
     out
 }
 
-fn ip(ns: &str, args: &[&str]) -> Vec<Value> {
-    let o = Command::new("ip").args(["-json", "-n", ns]).args(args).output().unwrap();
-    // `ip` prints nothing at all for an empty table.
-    if o.stdout.iter().all(u8::is_ascii_whitespace) {
-        return vec![];
-    }
-    serde_json::from_slice(&o.stdout).unwrap()
+/// `ip` prints nothing at all for an empty table.
+fn parsed(text: &str) -> Vec<Value> {
+    if text.trim().is_empty() { vec![] } else { serde_json::from_str(text).unwrap() }
 }
 
 fn text(v: &Value) -> String {
