@@ -433,7 +433,7 @@ macro_rules! snapshot {
 
 #[test]
 fn a_guest_is_told_by_its_seed_and_by_metadata() {
-    let Some((_turn, node)) = node("a_guest_is_told_by_its_seed_and_by_metadata") else { return };
+    let Some(node) = node("a_guest_is_told_by_its_seed_and_by_metadata") else { return };
     let nets = network("one", "Management", 81, 600) + &network("two", "Overlay", 82, 600);
     let volume = "      volumes: [{name: seed, cloudInitNoCloud: {secretRef: {name: boot}}}]\n---\n";
     let seeded = vm("web", &["one"]).replace("---\n", volume);
