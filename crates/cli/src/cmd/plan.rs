@@ -166,7 +166,9 @@ impl Planned {
                 let Some(subnet) = view.spec.subnet(family) else { continue };
                 let wish = nic.spec.family(family).and_then(|f| f.address.as_ref()).and_then(|a| a.parse().ok());
                 let used = taken.entry(view.network_key.clone()).or_default();
-                let a = match wish {
+                // A guest forms the address of its MAC where it forms one at all.
+                let formed = subnet.formed_prefix().map(|p| IpAddr::V6(view.mac.eui64(p)));
+                let a = match formed.or(wish) {
                     Some(a) => a,
                     None => address::choose(subnet, used)
                         .map_err(|e| CliError::new(format!("NIC {}: {e}", nic.name_any())))?,
