@@ -2,7 +2,8 @@
 //!
 //! When the primary moves, the NIC that gains the default route is told so only once the one that loses it has been
 //! refused and started afresh: never two default routes in a guest, and never a second one that a client's script
-//! fails to add because the first still stands.
+//! fails to add because the first still stands. Between the two there is none, for as long as the gaining NIC takes to ask
+//! again: so it is first given a short lease, and only once it has that the other one is refused.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -30,8 +31,36 @@ pub(crate) struct Pending {
     pub from: String,
     /// The NIC that will.
     pub to: String,
-    /// When at the latest the old holder asks again.
+    /// The one of them that must ask again next.
+    pub waits_for: String,
+    /// When it does.
     pub until: SystemTime,
+}
+
+/// The lease, in seconds, of a NIC that is about to gain the default route: it asks every half of it.
+const SHORT: u32 = 60;
+
+/// What of a move is next.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// The NIC that gains takes a short lease.
+    Shorten,
+    /// The NIC that loses is refused.
+    Take,
+}
+
+fn next(to: Option<&Lease>, now: SystemTime) -> Next {
+    // One that is not known to ask again is not waited for.
+    let asks_late = to.is_some_and(|l| {
+        let end = l.acknowledged.map(|at| at + Duration::from_secs(l.seconds.into()));
+        l.told && l.seconds > SHORT && end.is_some_and(|e| e > now)
+    });
+    if asks_late { Next::Shorten } else { Next::Take }
+}
+
+/// When a lease is renewed: at half of it.
+fn renewal(l: &Lease) -> Option<SystemTime> {
+    l.acknowledged.map(|at| at + Duration::from_secs(u64::from(l.seconds) / 2))
 }
 
 /// What a guest was told last, by us or by somebody else through the guard.
@@ -88,16 +117,19 @@ pub(crate) fn present(agent: &Agent, views: &[VmNicView]) -> (RoutePlan, Option<
         Some((n, end))
     });
     let Some((from, until)) = holder else { return (plan, None) };
-    for nic in plan.nics.iter_mut().filter(|n| n.name == primary) {
-        if let Some(f) = &mut nic.ipv4 {
+    let next = next(lease(&primary).as_ref(), SystemTime::now());
+    for nic in &mut plan.nics {
+        let Some(f) = &mut nic.ipv4 else { continue };
+        if nic.name == primary {
             f.default_route = false;
+            f.lease_seconds = f.lease_seconds.min(SHORT);
+        } else if nic.name == from && next == Next::Shorten {
+            f.default_route = true;
         }
     }
-    let renewal = lease(&from).map_or(until, |l| {
-        let half = Duration::from_secs(u64::from(l.seconds) / 2);
-        l.acknowledged.map_or(until, |at| at + half)
-    });
-    (plan, Some(Pending { from, to: primary, until: renewal }))
+    let waits_for = if next == Next::Shorten { primary.clone() } else { from.clone() };
+    let until = lease(&waits_for).and_then(|l| renewal(&l)).unwrap_or(until);
+    (plan, Some(Pending { from, to: primary, waits_for, until }))
 }
 
 /// Makes the DHCP server say what is planned for a VM's NICs that are on this node.
@@ -204,4 +236,27 @@ pub(crate) fn sync_gateways(agent: &Agent) -> Result<(), Error> {
     }
     agent.dhcp.retain_gateways(|n| keep.contains(n));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nic_that_asks_late_is_made_to_ask_soon_first() {
+        let now = SystemTime::now();
+        let lease = |seconds: u32, ago: u64| Lease {
+            told: true,
+            routed: false,
+            acknowledged: Some(now - Duration::from_secs(ago)),
+            seconds,
+        };
+        assert_eq!(next(Some(&lease(3600, 10)), now), Next::Shorten);
+        assert_eq!(next(Some(&lease(SHORT, 10)), now), Next::Take);
+        // Its client is gone, was never there, or nobody knows when it asks: that is not waited for.
+        assert_eq!(next(Some(&lease(3600, 3601)), now), Next::Take);
+        assert_eq!(next(None, now), Next::Take);
+        assert_eq!(next(Some(&Lease { acknowledged: None, ..lease(3600, 0) }), now), Next::Take);
+        assert_eq!(next(Some(&Lease { told: false, ..lease(3600, 10) }), now), Next::Take);
+    }
 }

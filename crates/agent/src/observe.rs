@@ -98,7 +98,7 @@ async fn report(
                         "{text}; the default route moves from {} to {} when {} asks again, at {}",
                         p.from,
                         p.to,
-                        p.from,
+                        p.waits_for,
                         leases::stamp(p.until)
                     );
                     Condition::new(status::DEFAULT_ROUTE, false, "WaitingForRenewal", text)
