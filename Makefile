@@ -1,5 +1,5 @@
 # Everything is done by scripts; this names them.
-.PHONY: demo demo-down test bench race static docs fmt
+.PHONY: demo demo-down test bench fuzz race static docs fmt
 
 demo:
 	@scripts/demo
@@ -12,6 +12,9 @@ test:
 
 bench:
 	@scripts/bench
+
+fuzz:
+	@scripts/fuzz
 
 race:
 	@scripts/race

@@ -230,6 +230,21 @@ fn advert(lifetime: u16, options: &[&[u8]]) -> Vec<u8> {
 }
 
 #[test]
+fn a_default_route_in_one_option_is_in_all_on_the_primary() {
+    let specific = [24, 10, 50, 0, 10, 0, 0, 1];
+    let any = [0, 10, 0, 0, 1];
+    // Only in 249; a client that knows 121 looks at nothing else.
+    let said = ack(&[(121, &specific), (249, &any)], &[], &[]);
+    let a = primary(&said);
+    assert_eq!(a.router, Some([10, 0, 0, 1].into()));
+    assert_eq!(get(&a.payload, 121), Some([&specific[..], &any].concat()));
+    assert_eq!((get(&a.payload, 249), get(&a.payload, 3)), (Some(any.to_vec()), Some(vec![10, 0, 0, 1])));
+    let b = secondary(&said);
+    assert_eq!((b.router, b.offered), (None, Some([10, 0, 0, 1].into())));
+    assert_eq!((get(&b.payload, 121), get(&b.payload, 249), get(&b.payload, 3)), (Some(specific.to_vec()), None, None));
+}
+
+#[test]
 fn advertisements_lose_the_default_route_and_keep_the_rest() {
     let prefix: Vec<u8> = [&[3, 4, 64, 0xc0][..], &[0; 12], &[0xfd, 0, 0, 1], &[0; 12]].concat();
     let specific = [24, 2, 32, 0, 0, 0, 7, 8, 0xfd, 0, 0, 0x50, 0, 0, 0, 0];

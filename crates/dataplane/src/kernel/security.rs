@@ -130,7 +130,7 @@ table bridge multihome {
         ether type ip udp dport 68 goto speaks4
         ether type ip6 udp dport 546 goto speaks6
         ether type ip6 icmpv6 type nd-router-advert goto speaks6
-        ether type ip6 exthdr frag exists meta l4proto ipv6-icmp ip6 saddr fe80::/10 goto speaks6
+        ether type ip6 exthdr frag exists meta l4proto 58 ip6 saddr fe80::/10 goto speaks6
     }
     chain input {
         type filter hook input priority -300; policy accept;

@@ -233,34 +233,31 @@ fn routes(options: &mut Options, role: &Role, own: Ipv4Addr) -> Result<Option<Ip
     }
     let usable = |a: &Ipv4Addr| !a.is_unspecified() && !a.is_broadcast() && *a != own;
     let listed: Vec<Ipv4Addr> = routers(options).filter(usable).collect();
-    let mut from_classless = None;
+    let mut lists = vec![];
     for code in [option::ROUTES, option::ROUTES_MS] {
-        let Some(at) = options.iter().position(|(c, _)| *c == code) else { continue };
-        let mut list = entries(&options[at].1)?;
-        let default = list.iter().find(|e| e.0 == 0).map(next_hop).filter(usable);
-        from_classless = from_classless.or(default);
-        if role.default4 {
-            if default.is_none() {
-                list.retain(|e| e.0 != 0);
-                if let Some(router) = listed.first() {
-                    let mut entry = vec![0];
-                    entry.extend_from_slice(&router.octets());
-                    list.push((0, entry));
-                }
-            }
-        } else {
+        let Some(body) = get(options, code) else { continue };
+        lists.push((code, entries(body)?));
+    }
+    let default = |list: &[Entry]| list.iter().find(|e| e.0 == 0).map(next_hop).filter(usable);
+    // Wherever it says so: a client takes one of the three and never looks at the others.
+    let offered = listed.first().copied().or_else(|| lists.iter().find_map(|(_, list)| default(list)));
+    for (code, mut list) in lists {
+        if !role.default4 {
             list.retain(|e| !is_default(e));
+        } else if default(&list).is_none() {
+            list.retain(|e| e.0 != 0);
+            list.extend(offered.map(|router| (0, [&[0][..], &router.octets()].concat())));
         }
-        if list.is_empty() {
+        let at = options.iter().position(|(c, _)| *c == code);
+        if let Some(at) = at.filter(|_| list.is_empty()) {
             options.remove(at);
-        } else {
+        } else if let Some(at) = at {
             options[at].1 = list.into_iter().flat_map(|(_, entry)| entry).collect();
         }
     }
     options.retain(|(c, _)| *c != option::ROUTER);
-    let offered = listed.first().copied().or(from_classless);
     if role.default4 {
-        let routers = if listed.is_empty() { from_classless.into_iter().collect() } else { listed };
+        let routers = if listed.is_empty() { offered.into_iter().collect() } else { listed };
         if !routers.is_empty() {
             options.push((option::ROUTER, routers.iter().flat_map(|a| a.octets()).collect()));
         }
