@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
 
 use multihome_guest::state::{KernelState, expected};
 use multihome_model::checked::check_network;
@@ -13,9 +12,6 @@ use multihome_testkit::{Node, debian, eventually, skipped};
 
 #[path = "../../guest/tests/support/kernel.rs"]
 mod kernel;
-
-/// Guests in software emulation share two processors: one scenario at a time.
-static TURN: Mutex<()> = Mutex::new(());
 
 /// How long a guest may take to boot and to configure itself, in emulation, in seconds.
 const BOOT: u64 = 400;
@@ -75,7 +71,7 @@ spec:
     )
 }
 
-fn node(test: &str) -> Option<(std::sync::MutexGuard<'static, ()>, Node)> {
+fn node(test: &str) -> Option<Node> {
     if skipped(test) {
         return None;
     }
@@ -86,12 +82,11 @@ fn node(test: &str) -> Option<(std::sync::MutexGuard<'static, ()>, Node)> {
             return None;
         }
     };
-    let turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let node = Node::start(env!("CARGO_BIN_EXE_multihome"));
     let file = |name: &str| files.join(name).to_string_lossy().into_owned();
     node.cli(&["image", "import", "debian", "--disk", &file("disk.qcow2")]);
     node.cli(&["image", "import", "debian-kernel", "--kernel", &file("vmlinuz"), "--initramfs", &file("initrd")]);
-    Some((turn, node))
+    Some(node)
 }
 
 /// The plan of the VM's NICs, from what the API says of networks and claims.
@@ -172,7 +167,7 @@ fn source(node: &Node) -> String {
 
 #[test]
 fn a_seed_configures_an_unmodified_guest() {
-    let Some((_turn, node)) = node("a_seed_configures_an_unmodified_guest") else { return };
+    let Some(node) = node("a_seed_configures_an_unmodified_guest") else { return };
     let seed = "        - name: seed
           cloudInitNoCloud:
             userData: |
@@ -192,12 +187,18 @@ fn a_seed_configures_an_unmodified_guest() {
     let mac = eventually("the NIC has a MAC", 20, || {
         node.get("nic", "web-late").pointer("/status/mac").and_then(|v| v.as_str()).map(str::to_owned)
     });
-    let read = format!("mount -o ro /dev/sr0 /mnt && grep -c {mac} /mnt/network-config; umount /mnt");
-    eventually("the seed tells of the NIC", 60, || (node.guest_sh("web", &read).1.trim() == "1").then_some(()));
-    eventually("cloud-init has set the plugged NIC up", BOOT, || {
-        let (_, text) = node.guest_sh("web", "ip -o -4 address");
-        text.contains("inet 10.90.4.").then_some(())
+    // Whoever mounts the disk keeps it from being changed, so that the platform's word is waited for first.
+    eventually("the seed was changed", 60, || {
+        let events = node.cli(&["get", "events", "-o", "json"]);
+        events.contains("\"Reseeded\"").then_some(())
     });
+    let read = format!("mount -o ro /dev/sr0 /mnt && grep -c {mac} /mnt/network-config; umount /mnt");
+    assert_eq!(node.guest_sh("web", &read).1.trim(), "1");
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(BOOT);
+    while !node.guest_sh("web", "ip -o -4 address").1.contains("inet 10.90.4.") {
+        assert!(std::time::Instant::now() < end, "cloud-init has not set the plugged NIC up\n{}", story(&node));
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
     let boot = |node: &Node| node.guest_sh("web", "cat /proc/sys/kernel/random/boot_id").1;
     let before = boot(&node);
     node.cli(&["vm", "reboot", "web"]);
@@ -210,7 +211,7 @@ fn a_seed_configures_an_unmodified_guest() {
 
 #[test]
 fn metadata_configures_an_unmodified_guest() {
-    let Some((_turn, node)) = node("metadata_configures_an_unmodified_guest") else { return };
+    let Some(node) = node("metadata_configures_an_unmodified_guest") else { return };
     node.apply(&(NETWORKS.to_owned() + &machine("")));
     ["web-mgmt", "web-backup"].iter().for_each(|n| ready(&node, n));
     let plan = planned(&node, &["mgmt", "storage", "backup"]);

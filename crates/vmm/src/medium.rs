@@ -19,8 +19,10 @@ pub(crate) const NODES: [&str; 2] = ["medium-a", "medium-b"];
 /// The event of a tray that opens or closes.
 const MOVED: &str = "DEVICE_TRAY_MOVED";
 /// How long a guest may take to let go of its medium: systemd's guests lock every tray, look for requests every 2 s, and
-/// refuse while the disk is mounted.
-const LETTING_GO: Duration = Duration::from_secs(10);
+/// refuse while the disk is mounted or read.
+const LETTING_GO: Duration = Duration::from_secs(15);
+/// A guest that has refused does not think again by itself: it is asked anew this often.
+const ASK_AGAIN: Duration = Duration::from_millis(2500);
 
 /// A medium as QEMU's block layer takes it.
 pub(crate) fn node(name: &str, path: &str) -> Value {
@@ -66,16 +68,22 @@ impl Vm {
     }
 
     async fn open_tray(&self) -> Result<()> {
-        let mut events = self.events();
-        self.qmp.execute("blockdev-open-tray", json!({"id": DRIVE})).await?;
         let opened = async {
-            while !self.drive().await?.open {
-                match events.recv().await {
-                    Err(RecvError::Closed) => return Err(Error::Closed("QEMU")),
-                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+            loop {
+                let mut events = self.events();
+                self.qmp.execute("blockdev-open-tray", json!({"id": DRIVE})).await?;
+                let asked = tokio::time::Instant::now();
+                while !self.drive().await?.open {
+                    match tokio::time::timeout_at(asked + ASK_AGAIN, events.recv()).await {
+                        Ok(Err(RecvError::Closed)) => return Err(Error::Closed("QEMU")),
+                        Ok(Ok(_) | Err(RecvError::Lagged(_))) => {}
+                        Err(_) => break,
+                    }
+                }
+                if self.drive().await?.open {
+                    return Ok(());
                 }
             }
-            Ok(())
         };
         let late = || Error::Timeout { what: "the guest's letting go of its CD-ROM".into(), after: LETTING_GO };
         tokio::time::timeout(LETTING_GO, opened).await.map_err(|_| late())?

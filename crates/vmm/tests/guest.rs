@@ -416,13 +416,20 @@ async fn a_guest_sees_the_medium_that_was_changed() {
     let dir = vm.files().dir.clone();
     drop(vm);
     let vm = Vm::attach(&dir).await.unwrap();
-    let busy = "exec 3</dev/sr0; echo open >/tmp/held; sleep 3";
     let third = medium(&bench, "third", 16);
-    let holding = vm.agent().execute("guest-exec", serde_json::json!({"path": "/bin/sh", "arg": ["-c", busy]}));
-    holding.await.unwrap();
-    until("the guest holds its medium", 5, async || vm.agent().read_file("/tmp/held").await.ok()).await;
+    let holding = async |seconds: u32| {
+        let busy = format!("exec 3</dev/sr0; echo open >/tmp/held{seconds}; exec sleep {seconds}");
+        vm.agent().execute("guest-exec", serde_json::json!({"path": "/bin/sh", "arg": ["-c", busy]})).await.unwrap();
+        let held = format!("/tmp/held{seconds}");
+        until("the guest holds its medium", 5, async || vm.agent().read_file(&held).await.ok()).await;
+    };
+    holding(60).await;
     assert!(matches!(vm.change_medium(&third).await, Err(Error::Timeout { .. })));
-    until("the medium is free", 20, async || vm.change_medium(&third).await.ok()).await;
+    let end = vm.agent().run("/bin/sh", &["-c", "killall sleep"], Duration::from_secs(5)).await.unwrap();
+    assert_eq!(end.status, Some(0));
+    // One that lets go a little later is asked again.
+    holding(4).await;
+    vm.change_medium(&third).await.unwrap();
     assert_eq!(seen(&vm).await, ("third".into(), "64".into()));
 
     // A tray that somebody else opened is seen, and closed.
