@@ -22,7 +22,7 @@ use multihome_model::{DhcpMode, Family, LeaseStatus};
 use multihome_plan::node::tap_name;
 use multihome_plan::route::RoutePlan;
 
-use crate::{Agent, Error, guarded, spec};
+use crate::{Agent, Error, changes, guarded, spec};
 
 /// A default route on its way from one NIC to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +117,9 @@ pub(crate) fn present(agent: &Agent, views: &[VmNicView]) -> (RoutePlan, Option<
         Some((n, end))
     });
     let Some((from, until)) = holder else { return (plan, None) };
-    let next = next(lease(&primary).as_ref(), SystemTime::now());
+    // A NIC whose link is pulled when it gains the default route asks at once.
+    let at_once = views.iter().any(|v| v.nic.name_any() == primary && changes::bounces(&v.nic));
+    let next = if at_once { Next::Take } else { next(lease(&primary).as_ref(), SystemTime::now()) };
     for nic in &mut plan.nics {
         let Some(f) = &mut nic.ipv4 else { continue };
         if nic.name == primary {

@@ -21,6 +21,7 @@ use multihome_vmm::{NicAttachment, NicSpec, Vm};
 use serde_json::json;
 use tokio::sync::Notify;
 
+use crate::changes::{self, Due};
 use crate::{Agent, Error, Work, dhcp, metadata, observe, seed, settle, spec};
 
 /// How long a guest may take to let go of a NIC before it is asked again.
@@ -45,6 +46,8 @@ pub(crate) struct Running {
     pub(crate) vm: Vm,
     /// NICs by uid.
     plugged: Mutex<BTreeMap<String, Plugged>>,
+    /// What the links of NICs were pulled for last, by uid.
+    hastened: Mutex<BTreeMap<String, Due>>,
     /// Wakes whoever looks at the guest.
     pub(crate) look: Notify,
     /// The guest shut itself down, as opposed to QEMU ending for another reason.
@@ -54,6 +57,19 @@ pub(crate) struct Running {
 impl Running {
     fn plugged(&self) -> MutexGuard<'_, BTreeMap<String, Plugged>> {
         self.plugged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    pub(crate) fn hastened(&self) -> MutexGuard<'_, BTreeMap<String, Due>> {
+        self.hastened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Plugs in or pulls out the cable of a NIC; false if the VM has no such NIC.
+    pub(crate) async fn set_link(&self, uid: &str, up: bool) -> Result<bool, Error> {
+        let Some(slot) = self.plugged().get(uid).map(|p| p.slot) else { return Ok(false) };
+        // Whoever fails half way does not know.
+        self.plugged().insert(uid.into(), Plugged { slot, link_up: None });
+        self.vm.set_link(uid, up).await?;
+        self.plugged().insert(uid.into(), Plugged { slot, link_up: Some(up) });
+        Ok(true)
     }
 }
 
@@ -94,8 +110,13 @@ async fn adopt(agent: &Arc<Agent>, key: Key, vm: Vm) -> Arc<Running> {
     let nics = vm.nics().await.unwrap_or_default();
     let plugged = nics.into_iter().filter_map(|n| Some((n.id, Plugged { slot: n.slot?, link_up: None }))).collect();
     let id = vm.spec().id.clone();
-    let running =
-        Arc::new(Running { vm, plugged: Mutex::new(plugged), look: Notify::new(), shut_down: AtomicBool::new(false) });
+    let running = Arc::new(Running {
+        vm,
+        plugged: Mutex::new(plugged),
+        hastened: Mutex::default(),
+        look: Notify::new(),
+        shut_down: AtomicBool::new(false),
+    });
     agent.running().insert(id, running.clone());
     tokio::spawn(observe::follow(agent.clone(), key.clone(), running.clone()));
     tokio::spawn(follow_events(agent.clone(), key, running.clone()));
@@ -460,8 +481,7 @@ async fn maintain(
         };
         match before.get(&uid) {
             Some(p) if p.link_up != Some(up) => {
-                r.vm.set_link(&uid, up).await?;
-                r.plugged().insert(uid, Plugged { slot, link_up: Some(up) });
+                r.set_link(&uid, up).await?;
             }
             Some(_) => {}
             None => {
@@ -494,6 +514,7 @@ async fn maintain(
             attached(agent, v, slot, how).await?;
         }
     }
+    changes::hasten(agent, r, &usable).await?;
     unplugged?;
     told_again?;
     Ok(Next::Wait)

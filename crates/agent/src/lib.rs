@@ -4,6 +4,7 @@
 //! slots in the resources. It may be killed at any point and started again, and VMs run on meanwhile.
 
 mod acceleration;
+mod changes;
 mod dhcp;
 mod guarded;
 mod instance;

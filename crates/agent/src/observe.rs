@@ -15,7 +15,7 @@ use multihome_plan::route::RoutePlan;
 use multihome_vmm::{GuestInterface, GuestRoute};
 
 use crate::instance::Running;
-use crate::{Agent, dhcp, leases, spec};
+use crate::{Agent, changes, dhcp, leases, spec};
 
 const EAGER: Duration = Duration::from_millis(500);
 const CALM: Duration = Duration::from_secs(5);
@@ -81,7 +81,7 @@ async fn report(
 ) -> Result<bool, kube::Error> {
     let views = vm::nics(&agent.world.read(), key);
     let plan = vm::route_plan(&views);
-    let (_, pending) = dhcp::present(agent, &views);
+    let (told, pending) = dhcp::present(agent, &views);
     let by_mac: BTreeMap<[u8; 6], &GuestInterface> = interfaces.iter().filter_map(|i| Some((i.mac?, i))).collect();
     let mut correct = true;
     let mut shown = vec![];
@@ -103,7 +103,13 @@ async fn report(
                     );
                     Condition::new(status::DEFAULT_ROUTE, false, "WaitingForRenewal", text)
                 }
-                _ => Condition::new(status::DEFAULT_ROUTE, false, "NotAsPlanned", text),
+                _ => match changes::waiting(agent, v, &told) {
+                    Some(w) => {
+                        let text = format!("{text}; {}", w.sentence());
+                        Condition::new(status::DEFAULT_ROUTE, false, "WaitingForRenewal", text)
+                    }
+                    None => Condition::new(status::DEFAULT_ROUTE, false, "NotAsPlanned", text),
+                },
             },
         };
         write_nic(agent, &v.nic, guest, routes, verdict).await?;

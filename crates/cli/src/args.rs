@@ -246,6 +246,8 @@ pub enum NicCommand {
     SetPrimary(NameArg),
     /// Plug in or pull out the cable
     Link(NicLink),
+    /// Choose how the running guest learns of a changed default route, gateway, routes or MTU
+    OnChange(NicOnChange),
     /// Remove a NIC, unplugging it first; its addresses become free
     Delete(NameArg),
 }
@@ -305,6 +307,25 @@ pub enum LinkWish {
     Up,
     /// Pulled out
     Down,
+}
+
+/// `nic on-change`
+#[derive(Debug, Args)]
+pub struct NicOnChange {
+    /// NIC
+    pub name: String,
+    /// renew or bounce-link
+    #[arg(value_enum)]
+    pub how: ChangeWish,
+}
+
+/// How a guest learns of changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ChangeWish {
+    /// When its client renews the lease
+    Renew,
+    /// At once: the cable is pulled for 2 s, and clients that watch their link (dhcpcd, systemd-networkd) ask again
+    BounceLink,
 }
 
 /// `vm …`

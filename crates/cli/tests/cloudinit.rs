@@ -45,6 +45,14 @@ spec: {type: Overlay, ipv4: {cidr: 10.90.4.0/24, gateway: 10.90.4.1}}
 const ARGUMENTS: &str = "root=/dev/vda rw console=ttyS0 fsck.mode=skip mitigations=off";
 
 fn machine(volumes: &str) -> String {
+    machine_with(ARGUMENTS, &["mgmt", "storage", "backup"], volumes)
+}
+
+fn machine_with(arguments: &str, nics: &[&str], volumes: &str) -> String {
+    let interfaces: Vec<_> = nics.iter().map(|n| format!("{{name: {n}, bridge: {{}}}}")).collect();
+    let networks: Vec<_> =
+        nics.iter().map(|n| format!("        - {{name: {n}, multus: {{networkName: {n}}}}}\n")).collect();
+    let (interfaces, networks) = (interfaces.join(", "), networks.concat());
     format!(
         "apiVersion: kubevirt.io/v1
 kind: VirtualMachine
@@ -57,15 +65,12 @@ spec:
       domain:
         cpu: {{cores: 2}}
         memory: {{guest: 640Mi}}
-        firmware: {{kernelBoot: {{kernelArgs: \"{ARGUMENTS}\", container: {{image: debian-kernel}}}}}}
+        firmware: {{kernelBoot: {{kernelArgs: \"{arguments}\", container: {{image: debian-kernel}}}}}}
         devices:
           disks: [{{name: root, disk: {{bus: virtio}}}}]
-          interfaces: [{{name: mgmt, bridge: {{}}}}, {{name: storage, bridge: {{}}}}, {{name: backup, bridge: {{}}}}]
+          interfaces: [{interfaces}]
       networks:
-        - {{name: mgmt, multus: {{networkName: mgmt}}}}
-        - {{name: storage, multus: {{networkName: storage}}}}
-        - {{name: backup, multus: {{networkName: backup}}}}
-      volumes:
+{networks}      volumes:
         - {{name: root, containerDisk: {{image: debian}}}}
 {volumes}"
     )
@@ -217,6 +222,56 @@ fn metadata_configures_an_unmodified_guest() {
     let plan = planned(&node, &["mgmt", "storage", "backup"]);
     settled(&node, &plan);
     assert!(source(&node).starts_with("DataSourceOpenStackLocal"), "{}", source(&node));
+}
+
+/// systemd-networkd as a user would set it up: DHCP on every NIC. Leases last an hour, so that nothing is learnt by renewing.
+#[test]
+fn a_default_route_moves_by_its_link() {
+    let Some(node) = node("a_default_route_moves_by_its_link") else { return };
+    let arguments = format!("{ARGUMENTS} cloud-init=disabled");
+    node.apply(&(NETWORKS.to_owned() + &machine_with(&arguments, &["mgmt", "backup"], "")));
+    eventually("the guest's agent answers", BOOT, || node.guest_sh("web", "true").0.then_some(()));
+    let configure = "printf '[Match]\\nType=ether\\n[Network]\\nDHCP=ipv4\\n' >/etc/systemd/network/80-dhcp.network && networkctl reload";
+    assert!(node.guest_sh("web", configure).0);
+    ["web-mgmt", "web-backup"].iter().for_each(|n| ready(&node, n));
+    let routers = || {
+        let text = node.guest_sh("web", "ip -4 route show default").1;
+        text.lines().filter_map(|l| l.split_whitespace().nth(2).map(str::to_owned)).collect::<Vec<_>>()
+    };
+    eventually("one default route", BOOT, || (routers() == ["10.90.1.1"]).then_some(()));
+
+    // Waiting for the renewal is said, with the time.
+    node.cli(&["nic", "set-primary", "web-backup"]);
+    let condition = |nic: &str, kind: &str| {
+        let v = node.get("nic", nic);
+        let all = v.pointer("/status/conditions").and_then(|c| c.as_array()).cloned().unwrap_or_default();
+        all.into_iter().find(|c| c["type"] == kind).unwrap_or_default()
+    };
+    eventually("it is said to wait", 60, || {
+        (condition("web-mgmt", "DefaultRouteCorrect")["reason"] == "WaitingForRenewal").then_some(())
+    });
+    assert_eq!(routers(), ["10.90.1.1"]);
+
+    ["web-mgmt", "web-backup"].iter().for_each(|n| drop(node.cli(&["nic", "on-change", n, "bounce-link"])));
+    eventually("the default route moved", 120, || (routers() == ["10.90.3.1"]).then_some(()));
+    eventually("it is said to be right", 60, || {
+        let right = |n: &str| condition(n, "DefaultRouteCorrect")["status"] == "True";
+        (right("web-mgmt") && right("web-backup")).then_some(())
+    });
+    assert_eq!(condition("web-mgmt", "Leased")["reason"], "Acknowledged");
+    let events = node.cli(&["get", "events", "-o", "json"]);
+    let events: serde_json::Value = serde_json::from_str(&events).unwrap();
+    let bounced = |e: &&serde_json::Value| e["reason"] == "LinkBounced";
+    let all: Vec<_> = events["items"].as_array().unwrap().iter().filter(bounced).collect();
+    assert!(all.iter().all(|e| e["count"].as_u64().unwrap_or(1) == 1), "{all:#?}");
+    assert_eq!(all.len(), 2, "each link once: {all:#?}");
+
+    // A route that is added is learnt as well.
+    node.apply(&NETWORKS.replace("10.78.0.0/16}", "10.78.0.0/16}, {to: 10.79.0.0/16}"));
+    eventually("the route is there", 120, || {
+        node.guest_sh("web", "ip -4 route show").1.contains("10.79.0.0/16 via 10.90.3.1").then_some(())
+    });
+    assert_eq!(routers(), ["10.90.3.1"]);
 }
 
 /// Waits for a NIC as long as emulation takes.

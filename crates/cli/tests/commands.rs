@@ -143,6 +143,7 @@ async fn the_life_of_networks_and_nics() {
     s.until("multihome get nic web-backup -o yaml", "address: 10.9.0.9/24").await;
     snapshot!("set-primary", s.run("multihome nic set-primary web-backup").await);
     s.until("multihome get nic web-backup -o yaml", "- IPv4").await;
+    snapshot!("nic-on-change", s.run("multihome nic on-change web-backup bounce-link").await);
     snapshot!("nic-link", s.run("multihome nic link web-backup down").await);
     snapshot!("nic-list", s.run("multihome nic list").await);
     snapshot!("nic-yaml", s.run("multihome get nic web-backup -o yaml").await);

@@ -32,6 +32,8 @@ pub struct LeaseView {
     pub address: Ipv4Addr,
     /// What the guest was told, if it holds a lease as far as we know.
     pub told: Option<Told>,
+    /// What it is to be told instead, if that is something else: its next renewal is refused.
+    pub due: Option<Told>,
     /// When the last acknowledgement went out.
     pub acknowledged: Option<SystemTime>,
     /// Lease time that was told with it, in seconds.
@@ -247,11 +249,13 @@ impl Server {
     /// What is known of a NIC's lease.
     pub fn lease(&self, nic: &str) -> Option<LeaseView> {
         let entry = read(&self.shared.entries).get(nic).cloned()?;
-        let address = entry.record().address();
+        let record = entry.record();
         let l = lock(&entry.lease);
+        let due = l.port.told.as_ref().is_some_and(|t| t != record.told()).then(|| record.told().clone());
         Some(LeaseView {
-            address,
+            address: record.address(),
             told: l.port.told.clone(),
+            due,
             acknowledged: l.acknowledged,
             seconds: l.seconds,
             host_name: l.host_name.clone(),

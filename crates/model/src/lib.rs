@@ -35,8 +35,8 @@ pub use network::{
 };
 pub use nic::{
     Family, GuestView, LearntAddress, Lease6Status, LeaseStatus, LinkState, NetworkInterface, NetworkInterfaceSpec,
-    NetworkInterfaceStatus, NicAddressSpec, NicAddressStatus, NicModel, PortSecurity, SOURCE_CLAIM, SOURCE_FORMED,
-    SOURCE_GUARD,
+    NetworkInterfaceStatus, NicAddressSpec, NicAddressStatus, NicModel, OnChange, PortSecurity, SOURCE_CLAIM,
+    SOURCE_FORMED, SOURCE_GUARD,
 };
 pub use types::{IfName, MacAddr, Mtu, ParseError, VlanId, Vni};
 pub use violation::{Violation, Violations};

@@ -128,6 +128,10 @@ pub struct NetworkInterfaceSpec {
     /// Whether its cable is plugged in. Default: Up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link_state: Option<LinkState>,
+    /// How a running guest learns of a change that DHCPv4 tells it: another gateway, routes, MTU, or a default route that
+    /// moved. Default: Renew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_change: Option<OnChange>,
     /// Strict: only its own MAC and addresses leave it, and no DHCP server or router answers from it. Promiscuous:
     /// anything does. Default: Strict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -173,6 +177,17 @@ pub enum LinkState {
     Up,
     /// Carrier off.
     Down,
+}
+
+/// How a running guest learns of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
+pub enum OnChange {
+    /// When its client renews the lease, which is at half of the network's leaseSeconds.
+    #[default]
+    Renew,
+    /// At once: its cable is pulled for 2 seconds, after which clients that watch their link ask again. dhcpcd and
+    /// systemd-networkd do; others learn of it as with Renew.
+    BounceLink,
 }
 
 /// What may leave a NIC.

@@ -11,6 +11,9 @@ use crate::judge::{Routes, look, name_servers};
 use crate::machine::Machine;
 use crate::{Result, networks, wait_for};
 
+/// A lease that no client renews while it is watched, in seconds.
+const LONG: u32 = 3600;
+
 /// What changes on the primary's network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
@@ -35,6 +38,16 @@ pub enum Followed {
     No,
     /// The guest has neither before nor after: the client takes no such thing.
     Never,
+}
+
+impl Followed {
+    fn of(before: bool, seen: (bool, bool)) -> Self {
+        match (before, seen) {
+            (_, (false, true)) => Self::Yes,
+            (false, (_, false)) => Self::Never,
+            _ => Self::No,
+        }
+    }
 }
 
 impl Change {
@@ -101,8 +114,9 @@ fn specs(change: Option<Change>) -> [NetworkSpec; 2] {
 }
 
 /// A guest with one NIC and its lease on a network that Multihome serves.
-fn running(client: Client, networks: &[CheckedNetwork; 2]) -> Result<Lab> {
+fn running(client: Client, networks: &[CheckedNetwork; 2], lease: u32) -> Result<Lab> {
     let mut lab = Lab::with(Servers::Multihome, networks)?;
+    lab.node.tell(&networks::route_plan(networks, 0, lease))?;
     lab.nics = 1;
     lab.node.plug(0, true, Duration::ZERO)?;
     lab.node.plug(1, false, Duration::ZERO)?;
@@ -118,7 +132,7 @@ fn running(client: Client, networks: &[CheckedNetwork; 2]) -> Result<Lab> {
 /// # Errors
 /// When a NIC gets no address, or a lease is not renewed.
 pub fn follows(client: Client, change: Change, plain: bool) -> Result<Followed> {
-    let lab = running(client, &networks::checked(&specs(None))?)?;
+    let lab = running(client, &networks::checked(&specs(None))?, LEASE)?;
     let (before, _) = change.seen(&lab.guest)?;
     let after = networks::checked(&specs(Some(change)))?;
     lab.node.change(after.clone())?;
@@ -134,11 +148,24 @@ pub fn follows(client: Client, change: Change, plain: bool) -> Result<Followed> 
     // A client's script may take its time.
     let followed = wait_for("the change", 5, || Ok((change.seen(&lab.guest)? == (false, true)).then_some(())));
     let seen = if followed.is_ok() { (false, true) } else { change.seen(&lab.guest)? };
-    Ok(match (before, seen) {
-        (_, (false, true)) => Followed::Yes,
-        (false, (_, false)) => Followed::Never,
-        _ => Followed::No,
-    })
+    Ok(Followed::of(before, seen))
+}
+
+/// Changes the primary's network and takes the NIC's carrier away for 2 s, as the agent does where a NIC says
+/// `onChange: BounceLink`: whether the client follows long before it would renew its lease.
+///
+/// # Errors
+/// When a NIC gets no address.
+pub fn follows_its_link(client: Client, change: Change) -> Result<Followed> {
+    let lab = running(client, &networks::checked(&specs(None))?, LONG)?;
+    let (before, _) = change.seen(&lab.guest)?;
+    let after = networks::checked(&specs(Some(change)))?;
+    lab.node.change(after.clone())?;
+    lab.node.tell(&networks::route_plan(&after, 0, LONG))?;
+    lab.node.bounce(0, Duration::from_secs(2))?;
+    let followed = wait_for("the change", 15, || Ok((change.seen(&lab.guest)? == (false, true)).then_some(())));
+    let seen = if followed.is_ok() { (false, true) } else { change.seen(&lab.guest)? };
+    Ok(Followed::of(before, seen))
 }
 
 /// Moves the default route from the first NIC to the second as Multihome's agent does, one step a renewal. Returns what
@@ -161,8 +188,8 @@ pub fn moves(client: Client, servers: Servers) -> Result<[Routes; 2]> {
     Ok([between, lab.renewed(client)?])
 }
 
-/// The measurement for every client: a line of a table for each, with what it does by itself and what it does with
-/// Multihome's server.
+/// The measurement for every client: a line of a table for each, with what it does at a renewal by itself, at a renewal with
+/// Multihome's server, and when its link goes and comes.
 ///
 /// # Errors
 /// When a guest cannot be judged.
@@ -176,7 +203,10 @@ pub fn table(clients: &[Client]) -> Result<String> {
     };
     for client in clients {
         let line = std::thread::scope(|scope| -> Result<Vec<String>> {
-            let cells = Change::ALL.map(|c| [true, false].map(|plain| scope.spawn(move || follows(*client, c, plain))));
+            let cells = Change::ALL.map(|c| {
+                let [plain, ours] = [true, false].map(|plain| scope.spawn(move || follows(*client, c, plain)));
+                [plain, ours, scope.spawn(move || follows_its_link(*client, c))]
+            });
             let mut line = vec![];
             for cell in cells {
                 let mut words = vec![];

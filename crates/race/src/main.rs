@@ -30,7 +30,8 @@ struct Args {
     /// Only these clients.
     #[arg(long)]
     client: Vec<Client>,
-    /// Instead: measure which changes of a network a running guest follows at a renewal, by itself / with Multihome.
+    /// Instead: measure which changes of a network a running guest follows: at a renewal by itself / at a renewal with
+    /// Multihome / when its link goes and comes.
     #[arg(long)]
     live: bool,
     /// Boots at the same time; most of a boot is waiting. Default: three per processor.

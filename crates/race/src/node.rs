@@ -147,6 +147,19 @@ impl Node {
         self.call(move |inside| Ok(inside.rtnl.change_named(&format!("nic{nic}"), &up(true))?))?
     }
 
+    /// Takes a NIC's carrier away, and gives it back after this long.
+    ///
+    /// # Errors
+    /// When it is not plugged in.
+    pub fn bounce(&self, nic: usize, down: Duration) -> Result<()> {
+        let link = format!("nic{nic}");
+        let again = link.clone();
+        self.call(move |inside| inside.rtnl.change_named(&link, &up(false)))??;
+        std::thread::sleep(down);
+        self.call(move |inside| inside.rtnl.change_named(&again, &up(true)))??;
+        Ok(())
+    }
+
     /// Takes a NIC out: its device disappears from the guest.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 
 use multihome_race::boot::Servers;
 use multihome_race::client::Client;
-use multihome_race::live::{Change, Followed, follows, moves};
+use multihome_race::live::{Change, Followed, follows, follows_its_link, moves};
 use multihome_race::machine::Machine;
 
 /// `never`: what the client takes from no answer at all.
@@ -33,6 +33,28 @@ fn follow(test: &str, client: Client, never: &[Change]) {
             assert!(after.verdict("eth1").right(), "{what}: {:?}", after.all);
         }
     });
+}
+
+/// Clients that watch their link ask again when it comes back, long before their renewal.
+#[test]
+fn link_watchers_follow_their_link() {
+    for client in [Client::Dhcpcd, Client::Networkd] {
+        let why = match (Machine::new(), client.lacks()) {
+            (Err(e), _) => e.to_string(),
+            (_, Some(program)) => format!("{program} is not installed"),
+            _ => String::new(),
+        };
+        if !why.is_empty() {
+            return println!("SKIPPED link_watchers_follow_their_link: {}", why.trim());
+        }
+        std::thread::scope(|scope| {
+            for (change, guest) in Change::ALL.map(|c| (c, scope.spawn(move || follows_its_link(client, c)))) {
+                let never = client == Client::Networkd && change == Change::Mtu;
+                let want = if never { Followed::Never } else { Followed::Yes };
+                assert_eq!(guest.join().unwrap().unwrap(), want, "{}: {}", client.name(), change.name());
+            }
+        });
+    }
 }
 
 #[test]

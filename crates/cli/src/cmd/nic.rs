@@ -5,11 +5,11 @@ use std::time::Duration;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use multihome_model::condition::find;
-use multihome_model::{LinkState, NetworkInterface, NetworkInterfaceSpec, NicAddressSpec, PortSecurity};
+use multihome_model::{LinkState, NetworkInterface, NetworkInterfaceSpec, NicAddressSpec, OnChange, PortSecurity};
 use serde_json::json;
 
 use super::{Context, delete, get};
-use crate::args::{LinkWish, NicCommand, NicCreate};
+use crate::args::{ChangeWish, LinkWish, NicCommand, NicCreate};
 use crate::kinds::by_name;
 use crate::{CliError, CliResult, Output};
 
@@ -46,6 +46,14 @@ pub(super) async fn run(ctx: &Context, command: &NicCommand, out: &mut Output) -
             };
             change(ctx, &args.name, json!({"linkState": state})).await?;
             out.line(format!("networkinterface.multihome.io/{} link {word}", args.name));
+        }
+        NicCommand::OnChange(args) => {
+            let (how, text) = match args.how {
+                ChangeWish::Renew => (OnChange::Renew, "tells its guest of changes at renewals"),
+                ChangeWish::BounceLink => (OnChange::BounceLink, "tells its guest of changes at once, by its link"),
+            };
+            change(ctx, &args.name, json!({"onChange": how})).await?;
+            out.line(format!("networkinterface.multihome.io/{} {text}", args.name));
         }
         NicCommand::Delete(args) => {
             out.line(delete::remove(ctx, &by_name("networkinterfaces")?, &args.name, &ctx.namespace, true).await?);
