@@ -6,6 +6,7 @@
 mod acceleration;
 mod changes;
 mod dhcp;
+mod fabrics;
 mod guarded;
 mod instance;
 mod leases;
@@ -71,6 +72,9 @@ pub enum Error {
     /// A device matter.
     #[error(transparent)]
     Netlink(#[from] multihome_netlink::Error),
+    /// The kernel's events.
+    #[error("the kernel's events cannot be waited for: {0}")]
+    Events(#[source] std::io::Error),
     /// The API.
     #[error(transparent)]
     Api(#[from] kube::Error),
@@ -173,11 +177,14 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
     everything(&agent);
     let mut again = tokio::time::interval(LOOK_AGAIN);
     let mut networks = Networks::default();
+    let mut fabrics = Fabrics::default();
     let feed = async {
         loop {
             tokio::select! {
                 change = changes.recv() => match change {
                     Ok(Change::Network(key)) if !networks.differs(&agent, &key) => {}
+                    // What nodes report of it concerns no plan.
+                    Ok(Change::Fabric(name)) if !fabrics.differs(&agent, &name) => {}
                     Ok(change) => enqueue(&agent, change),
                     Err(RecvError::Lagged(_)) => everything(&agent),
                     Err(RecvError::Closed) => return,
@@ -200,6 +207,7 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
         feed,
         work,
         node::report(&agent, &kernel),
+        fabrics::follow(&agent),
         leases::follow(&agent),
         leases6::follow(&agent),
         guarded::follow(&agent),
@@ -242,6 +250,24 @@ impl Networks {
         let same = self.0.get(key) == Some(&now);
         self.0.insert(key.clone(), now);
         !same
+    }
+}
+
+/// The generation of each fabric that plans were made from.
+#[derive(Default)]
+struct Fabrics(HashMap<String, Option<i64>>);
+
+impl Fabrics {
+    /// Whether a fabric is other than when this was last asked.
+    fn differs(&mut self, agent: &Agent, name: &str) -> bool {
+        let now = agent.world.read().fabrics.get(&Key::new("", name)).map(|f| f.metadata.generation);
+        match now {
+            Some(now) => self.0.insert(name.to_owned(), now) != Some(now),
+            None => {
+                self.0.remove(name);
+                true
+            }
+        }
     }
 }
 

@@ -47,9 +47,12 @@ pub(crate) async fn report(agent: &Agent, input: &NodeInput, failures: &[StepErr
 fn layer2(network: &NodeNetwork, input: &NodeInput, failures: &[StepError]) -> ProbeResult {
     let bridge = bridge_name(&network.uid);
     let domain = domain_name(network);
+    let rides = matches!(network.spec.kind, NetworkType::Vlan | NetworkType::Untagged);
+    let fabric = input.node.fabrics.get(&network.spec.fabric).filter(|_| rides);
     let mine: Vec<String> = failures
         .iter()
         .filter(|f| match &f.step {
+            Step::PutBond(name, _) => fabric.is_some_and(|f| f.device.as_ref() == Some(name)),
             Step::PutBridge(name, _) => *name == bridge,
             Step::PutUplink(_, u) => u.bridge == bridge,
             Step::PutLeg(_, _, leg) => leg.bridge == bridge,
@@ -61,7 +64,6 @@ fn layer2(network: &NodeNetwork, input: &NodeInput, failures: &[StepError]) -> P
     if !mine.is_empty() {
         return ProbeResult { ok: false, reason: mine.join("; "), time: None };
     }
-    let fabric = input.node.fabrics.get(&network.spec.fabric);
     let alone = network.spec.kind == NetworkType::Vlan && fabric.is_none_or(|f| f.device.is_none());
     let reason = if alone {
         format!("in place, without an uplink: ClusterNetwork {:?} has none on this node", network.spec.fabric)

@@ -13,12 +13,12 @@ use multihome_dataplane::kernel::{Config as KernelConfig, Kernel, Rogue};
 use multihome_dataplane::{Engine, StepError};
 use multihome_dhcp::guard::server::Doorkeeper;
 use multihome_model::IfName;
-use multihome_netlink::{Capabilities, Netns, Rtnl};
+use multihome_netlink::{Capabilities, Link, Netns, Rtnl};
 use multihome_plan::node::{
     NodeInput, NodeNetwork, NodeNic, NodeState, Security, Step, bridge_name, build, diff, simulate, tap_name,
 };
 
-use crate::{Agent, Config, Error, dhcp, guarded, networks, settle, spec};
+use crate::{Agent, Config, Error, dhcp, fabrics, guarded, networks, settle, spec};
 
 /// How long what was observed is trusted.
 const TRUST: Duration = Duration::from_secs(50);
@@ -173,6 +173,17 @@ impl Plumbing {
         .await?
     }
 
+    /// A device as it is, and its speed in Mbit/s; `None` where there is none.
+    pub(crate) async fn look_at(&self, device: IfName) -> Result<Option<(Link, Option<u32>)>, Error> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let link = lock(&this.inner).rtnl.link(device.as_str())?;
+            let speed = multihome_netlink::speed(device.as_str()).ok().flatten();
+            Ok(link.map(|l| (l, speed)))
+        })
+        .await?
+    }
+
     /// The indexes of devices by name, where they are there.
     pub(crate) async fn indexes_of(&self, devices: Vec<IfName>) -> Result<HashMap<IfName, u32>, Error> {
         let this = self.clone();
@@ -281,6 +292,7 @@ pub(crate) async fn reconcile(agent: &Agent) -> Next {
         dhcp::sync_gateways(agent)?;
         guarded::sync_ears(agent, &input).await?;
         networks::report(agent, &input, &failures).await?;
+        fabrics::report(agent).await?;
         // What the kernel will refuse again is looked at with the next regular round.
         let (permanent, passing): (Vec<_>, Vec<_>) = failures.into_iter().partition(|f| f.error.is_permanent());
         agent.plumbing.warn_once(permanent.iter().map(sentence).collect());

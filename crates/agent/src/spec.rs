@@ -3,11 +3,11 @@
 use ipnet::IpNet;
 use kube::ResourceExt;
 use multihome_control::world::Tables;
-use multihome_control::{Key, vm};
+use multihome_control::{Key, fabric, vm};
 use multihome_model::checked::{CheckedNetwork, check_network};
 use multihome_model::kubevirt::VirtualMachineInstance;
-use multihome_model::{IfName, NetworkInterface, NicModel, Vni};
-use multihome_plan::node::{Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic};
+use multihome_model::{NetworkInterface, NicModel, Vni};
+use multihome_plan::node::{NodeInput, NodeNetwork, NodeNic};
 use multihome_vmm as vmm;
 use multihome_vmm::images::ImageStore;
 
@@ -24,22 +24,7 @@ pub(crate) fn node_input(t: &Tables, node: &str) -> NodeInput {
         .filter(|(k, _)| carried.contains(k.to_string().as_str()))
         .filter_map(|(k, _)| node_network(t, k))
         .collect();
-    NodeInput { node: facts(t, node), networks, nics }
-}
-
-/// How fabrics are present on this node.
-pub(crate) fn facts(t: &Tables, node: &str) -> NodeFacts {
-    let labels = t.nodes.get(&Key::new("", node)).map(|n| n.labels().clone()).unwrap_or_default();
-    let fabrics = t
-        .fabrics
-        .iter()
-        .map(|(k, f)| {
-            let mine = f.spec.uplinks.iter().find(|u| u.node_selector.iter().all(|(k, v)| labels.get(k) == Some(v)));
-            let device = mine.and_then(|u| u.nics.first()).and_then(|n| IfName::new(n.clone()).ok());
-            (k.name.clone(), Fabric { device })
-        })
-        .collect();
-    NodeFacts { fabrics, tunnel_address: None }
+    NodeInput { node: fabric::facts(t, node), networks, nics }
 }
 
 /// A network as the planner takes it.

@@ -378,15 +378,21 @@ fn guest_config_without_a_server() {
 #[test]
 fn plan_without_a_server() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/three-networks.yaml");
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let mut text = String::new();
-    for line in [format!("multihome plan -f {path} --node node1"), format!("multihome plan -f {path} -o json")] {
-        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
-        let data = Shared::default();
-        runtime.block_on(multihome::run(cli, &mut Output::to(data.clone(), std::io::sink()))).unwrap();
-        text += &String::from_utf8(data.0.lock().unwrap().clone()).unwrap();
-    }
+    let lines = [format!("multihome plan -f {path} --node node1"), format!("multihome plan -f {path} -o json")];
+    let text = lines.map(|l| offline(&l)).concat();
     insta::with_settings!({prepend_module_to_snapshot => false}, { insta::assert_snapshot!("plan", text) });
+}
+
+/// Which uplink a node has follows from its labels; one that nobody has described has none of those.
+#[test]
+fn plan_of_a_fabric_on_three_nodes() {
+    let path = format!("{}/tests/fixtures/bond.yaml", env!("CARGO_MANIFEST_DIR"));
+    let mut text = String::new();
+    for node in ["bonded", "plain", "unknown"] {
+        let said = offline(&format!("multihome plan -f {path} --node {node}"));
+        text += said.split_once("Steps on").map(|(_, steps)| steps).unwrap();
+    }
+    insta::with_settings!({prepend_module_to_snapshot => false}, { insta::assert_snapshot!("plan-fabric", text) });
 }
 
 /// An observation of a guest that races: two DHCP NICs, two default routes with the same metric.

@@ -415,6 +415,43 @@ fn an_uplink_that_cannot_be_is_told_on_the_network() {
     eventually("the doctor finds nothing", 20, || node.try_cli(&["doctor", "vm/web"]).status.success().then_some(()));
 }
 
+#[test]
+fn a_fabric_says_when_its_cable_is_pulled() {
+    let Some(node) = node("a_fabric_says_when_its_cable_is_pulled") else { return };
+    let lan = Lan::new(&node, "lan0", &[]);
+    let fabric = "apiVersion: multihome.io/v1alpha1\nkind: ClusterNetwork\nmetadata: {name: lan}\nspec: {uplinks: [{nics: [lan0]}]}\n";
+    node.apply(fabric);
+    let ready = |status: &str, words: &str| {
+        eventually(&format!("the fabric says {status}, {words:?}"), 20, || {
+            let v = node.get("clusternetwork", "lan");
+            let list = v.pointer("/status/conditions")?.as_array()?.clone();
+            let c = list.into_iter().find(|c| c["type"] == "Ready" && c["status"] == status)?;
+            c["message"].as_str()?.contains(words).then_some(v)
+        })
+    };
+    let seen = eventually("what the node sees of it", 20, || {
+        node.get("clusternetwork", "lan").pointer("/status/nodes/node1").filter(|n| n["carrier"] == true).cloned()
+    });
+    assert_eq!((&seen["device"], &seen["speed"]), (&"lan0".into(), &10_000.into()), "a veth says 10 Gbit/s: {seen}");
+    ready("True", "");
+    let wire = |state: &str| assert!(lan.command("ip", &["link", "set", "wire", state]).status().unwrap().success());
+    wire("down");
+    ready("False", "node node1: lan0 has no carrier: look at its cable and at the switch");
+    let wide = node.cli(&["get", "cn", "-o", "wide"]);
+    assert!(wide.contains("lan0 has no carrier"), "{wide}");
+    let events = node.cli(&["get", "events", "--namespace", "default", "-o", "json"]);
+    assert!(events.contains("UplinkFault"), "{events}");
+    wire("up");
+    ready("True", "");
+    // One that is not there is told, too; the node keeps its own device as it was.
+    node.apply(&fabric.replace("lan0", "nosuch0"));
+    ready("False", "there is no device nosuch0");
+    node.apply(&fabric.replace("{nics: [lan0]}", ""));
+    ready("True", "");
+    let there = std::process::Command::new("ip").args(["-n", node.netns(), "link", "show", "lan0"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&there.stdout).contains(",UP"), "{there:?}");
+}
+
 /// What a command wrote, data first, with everything that differs from run to run replaced.
 fn said(node: &Node, args: &[&str]) -> String {
     let out = node.try_cli(args);

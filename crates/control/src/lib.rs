@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod controllers;
 pub mod events;
+pub mod fabric;
 pub mod queue;
 pub mod status;
 pub mod vm;

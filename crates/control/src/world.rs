@@ -141,6 +141,8 @@ put! {
     put_claim: AddressClaim;
     /// Adds a fabric.
     put_fabric: ClusterNetwork;
+    /// Adds a node.
+    put_node: Node;
     /// Adds a routing domain.
     put_vpc: Vpc;
     /// Adds a VM.

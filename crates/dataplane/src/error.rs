@@ -62,6 +62,8 @@ fn describe(step: &Step) -> String {
     match step {
         Step::CreateDomain(ns) => format!("cannot make routing domain {ns}"),
         Step::DeleteDomain(ns) => format!("cannot remove routing domain {ns}"),
+        Step::PutBond(name, b) => format!("cannot set up bond {name} ({})", b.alias),
+        Step::DeleteBond(name) => format!("cannot remove bond {name}"),
         Step::PutBridge(name, b) => format!("cannot set up bridge {name} ({})", b.alias),
         Step::DeleteBridge(name) => format!("cannot remove bridge {name}"),
         Step::PutUplink(name, u) => format!("cannot set up uplink {name} ({})", u.alias),

@@ -32,6 +32,13 @@ pub const MGMT_FABRIC: &str = "mgmt";
         description = "Whether networks can ride on it"
     ),
     printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        description = "What is wrong with its uplinks",
+        priority = 1
+    ),
+    printcolumn(
         name = "Age",
         type_ = "date",
         json_path = ".metadata.creationTimestamp",
@@ -75,6 +82,80 @@ pub struct Bond {
     pub miimon: Option<u32>,
 }
 
+/// How a bond spreads frames over its NICs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub enum BondMode {
+    /// By turns.
+    #[serde(rename = "balance-rr")]
+    BalanceRr,
+    /// One of them, another when it fails.
+    #[default]
+    #[serde(rename = "active-backup")]
+    ActiveBackup,
+    /// By a hash of addresses.
+    #[serde(rename = "balance-xor")]
+    BalanceXor,
+    /// All of them carry everything.
+    #[serde(rename = "broadcast")]
+    Broadcast,
+    /// By agreement with the switch (IEEE 802.3ad, LACP).
+    #[serde(rename = "802.3ad")]
+    Lacp,
+    /// Transmit by load.
+    #[serde(rename = "balance-tlb")]
+    BalanceTlb,
+    /// Transmit and receive by load.
+    #[serde(rename = "balance-alb")]
+    BalanceAlb,
+}
+
+impl BondMode {
+    /// All of them, in the order of the kernel's numbers (include/uapi/linux/if_bonding.h).
+    pub const ALL: [Self; 7] = [
+        Self::BalanceRr,
+        Self::ActiveBackup,
+        Self::BalanceXor,
+        Self::Broadcast,
+        Self::Lacp,
+        Self::BalanceTlb,
+        Self::BalanceAlb,
+    ];
+
+    /// Its name in the kernel's words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BalanceRr => "balance-rr",
+            Self::ActiveBackup => "active-backup",
+            Self::BalanceXor => "balance-xor",
+            Self::Broadcast => "broadcast",
+            Self::Lacp => "802.3ad",
+            Self::BalanceTlb => "balance-tlb",
+            Self::BalanceAlb => "balance-alb",
+        }
+    }
+
+    /// The kernel's number.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+impl std::str::FromStr for BondMode {
+    type Err = crate::ParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|m| m.as_str() == text).ok_or_else(|| {
+            let all = Self::ALL.map(Self::as_str).join(", ");
+            crate::ParseError(format!("bond mode {text:?} is not known: use one of {all}"))
+        })
+    }
+}
+
+impl Bond {
+    /// How often the link is looked at where nothing is said, in milliseconds.
+    pub const DEFAULT_MIIMON: u32 = 100;
+}
+
 /// What is observed of a fabric.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Default)]
 #[serde(rename_all = "camelCase")]
@@ -103,6 +184,9 @@ pub struct ClusterNetworkNodeStatus {
     /// MTU in bytes that the device has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// What is wrong with it, in a sentence; left out if nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 impl ClusterNetworkSpec {

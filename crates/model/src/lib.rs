@@ -24,7 +24,8 @@ mod vpc;
 
 pub use claim::{AddressClaim, AddressClaimSpec, OwnerRef};
 pub use cluster_network::{
-    Bond, ClusterNetwork, ClusterNetworkNodeStatus, ClusterNetworkSpec, ClusterNetworkStatus, MGMT_FABRIC, Uplink,
+    Bond, BondMode, ClusterNetwork, ClusterNetworkNodeStatus, ClusterNetworkSpec, ClusterNetworkStatus, MGMT_FABRIC,
+    Uplink,
 };
 pub use condition::Condition;
 pub use crd::{crds, served_types};

@@ -17,6 +17,8 @@ pub const TAP: &str = "mht";
 pub const VXLAN: &str = "mhx";
 /// Prefix of a VLAN uplink.
 pub const VLAN: &str = "mhv";
+/// Prefix of a fabric's bond.
+pub const BOND: &str = "mhu";
 /// Prefix of a gateway leg's end on the bridge.
 pub const LEG: &str = "mhl";
 /// Prefix of a gateway leg's end in the routing domain.

@@ -35,7 +35,7 @@ pub mod udp;
 
 pub use addr::Address;
 pub use error::{Error, Idempotent, Result};
-pub use ethtool::driver;
+pub use ethtool::{driver, speed};
 pub use event::{LinkEvent, LinkEvents};
 pub use inspect::{AddressInfo, NeighbourInfo, NextHop, RouteInfo};
 pub use link::{Link, LinkChange, LinkKind, NewLink, PortFlags, VethPeer};

@@ -50,6 +50,8 @@ const PORT_NEIGH_SUPPRESS: u16 = 32;
 const PORT_ISOLATED: u16 = 33;
 
 const TUN_MULTI_QUEUE: u16 = 7;
+const BOND_MODE: u16 = 1;
+const BOND_MIIMON: u16 = 3;
 const VXLAN_ID: u16 = 1;
 const VXLAN_LINK: u16 = 3;
 const VXLAN_LOCAL: u16 = 4;
@@ -94,6 +96,13 @@ pub enum LinkKind<'a> {
         parent: u32,
         /// VLAN id, 1 to 4094.
         id: u16,
+    },
+    /// A bond without devices yet.
+    Bond {
+        /// The mode's number (include/uapi/linux/if_bonding.h).
+        mode: u8,
+        /// How often the links of its devices are looked at, in milliseconds.
+        miimon: u32,
     },
     /// A macvlan in bridge mode.
     Macvlan {
@@ -238,6 +247,8 @@ pub struct Link {
     pub vlan: Option<u16>,
     /// Whether a bridge sorts frames by VLAN.
     pub vlan_filtering: bool,
+    /// Mode's number and milliseconds between looks at the links, of bonds.
+    pub bond: Option<(u8, u32)>,
     /// Attributes as a bridge port.
     pub port: PortFlags,
     /// Whether it is a bridge port that forwards: some moments after it has a carrier.
@@ -357,6 +368,27 @@ impl Rtnl {
         self.socket.batch(msgs).into_iter().collect()
     }
 
+    /// Gives a bond another mode and interval. Another mode needs a bond that is down and has no devices.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn set_bond(&mut self, index: u32, mode: u8, miimon: u32) -> Result<()> {
+        let there = self.link_at(index)?.and_then(|l| l.bond);
+        let mut m =
+            Msg::new(libc::RTM_NEWLINK, 0, "set the mode of", format!("bond {index}")).raw(&ifinfo(index, 0, 0));
+        m.nest(IFLA_LINKINFO, |m| {
+            m.text(IFLA_INFO_KIND, "bond");
+            m.nest(IFLA_INFO_DATA, |m| {
+                // The kernel refuses the mode that it has already on a bond that is up.
+                if there.is_none_or(|(has, _)| has != mode) {
+                    m.u8(BOND_MODE, mode);
+                }
+                m.u32(BOND_MIIMON, miimon);
+            });
+        });
+        self.socket.request(m)
+    }
+
     /// Deletes a link by name. A veth takes its peer with it.
     ///
     /// # Errors
@@ -395,6 +427,7 @@ fn creation(link: &NewLink<'_>) -> Result<Msg> {
         LinkKind::Vxlan { .. } => ("create vxlan device", "vxlan"),
         LinkKind::Veth { .. } => ("create veth pair", "veth"),
         LinkKind::Vlan { .. } => ("create vlan device", "vlan"),
+        LinkKind::Bond { .. } => ("create bond", "bond"),
         LinkKind::Macvlan { .. } => ("create macvlan device", "macvlan"),
     };
     let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
@@ -411,7 +444,7 @@ fn creation(link: &NewLink<'_>) -> Result<Msg> {
         LinkKind::Veth { peer } => {
             check_name(op, peer.name)?;
         }
-        LinkKind::Bridge { .. } | LinkKind::Vxlan { .. } => {}
+        LinkKind::Bridge { .. } | LinkKind::Vxlan { .. } | LinkKind::Bond { .. } => {}
     }
     m.nest(IFLA_LINKINFO, |m| {
         m.text(IFLA_INFO_KIND, kind);
@@ -460,6 +493,10 @@ fn kind_data(m: &mut Msg, kind: &LinkKind<'_>) {
         }),
         LinkKind::Vlan { id, .. } => m.u16(1 /* IFLA_VLAN_ID */, *id),
         LinkKind::Macvlan { .. } => m.u32(1 /* IFLA_MACVLAN_MODE */, 4 /* bridge */),
+        LinkKind::Bond { mode, miimon } => {
+            m.u8(BOND_MODE, *mode);
+            m.u32(BOND_MIIMON, *miimon);
+        }
     }
 }
 
@@ -601,6 +638,8 @@ fn parse_data(link: &mut Link, data: &[u8]) {
             ("bridge", BR_VLAN_FILTERING) => link.vlan_filtering = a.u8() != 0,
             ("tun", TUN_MULTI_QUEUE) => link.multi_queue = a.u8() != 0,
             ("vlan", 1) => link.vlan = Some(a.u16()),
+            ("bond", BOND_MODE) => link.bond.get_or_insert_default().0 = a.u8(),
+            ("bond", BOND_MIIMON) => link.bond.get_or_insert_default().1 = a.u32(),
             ("vxlan", VXLAN_ID) => link.vni = Some(a.u32()),
             ("vxlan", VXLAN_LINK) => link.underlay = a.u32(),
             ("vxlan", VXLAN_PORT) => link.vxlan_port = Some(u16::from_be(a.u16())),
@@ -644,7 +683,7 @@ mod tests {
 
         #[test]
         fn no_attributes_make_the_reader_panic(
-            kind in "(bridge|vxlan|vlan|tun|)", data in proptest::collection::vec(any::<u8>(), 0..60)
+            kind in "(bridge|vxlan|vlan|tun|bond|)", data in proptest::collection::vec(any::<u8>(), 0..60)
         ) {
             let mut m = Msg::new(16, 0, "test", "").raw(&ifinfo(1, 0, 0));
             m.nest(IFLA_LINKINFO, |m| {

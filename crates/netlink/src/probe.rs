@@ -22,6 +22,8 @@ pub enum Capability {
     Tap,
     /// 802.1Q sub-interfaces.
     Vlan,
+    /// Bonds of several devices.
+    Bond,
     /// Bridges that sort frames by VLAN.
     BridgeVlanFiltering,
     /// nftables for frames that a bridge forwards: port security.
@@ -38,12 +40,13 @@ pub enum Capability {
 
 impl Capability {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Bridge,
         Self::Veth,
         Self::Vxlan,
         Self::Tap,
         Self::Vlan,
+        Self::Bond,
         Self::BridgeVlanFiltering,
         Self::BridgeNftables,
         Self::Nat,
@@ -60,6 +63,7 @@ impl Capability {
             Self::Vxlan => "vxlan",
             Self::Tap => "tap",
             Self::Vlan => "vlan",
+            Self::Bond => "bond",
             Self::BridgeVlanFiltering => "bridge-vlan-filtering",
             Self::BridgeNftables => "bridge-nftables",
             Self::Nat => "nat",
@@ -151,6 +155,7 @@ fn attempt(rtnl: &mut Rtnl, capability: Capability) -> Result<()> {
             let parent = rtnl.index("probe-v0")?;
             link(rtnl, "probe-vl", LinkKind::Vlan { parent, id: 100 }).map(drop)
         }
+        Capability::Bond => link(rtnl, "probe-bo", LinkKind::Bond { mode: 1, miimon: 100 }).map(drop),
         Capability::Macvlan => {
             let parent = rtnl.index("probe-v0")?;
             link(rtnl, "probe-mv", LinkKind::Macvlan { parent }).map(drop)

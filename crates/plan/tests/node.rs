@@ -4,9 +4,11 @@
 use std::net::IpAddr;
 
 use multihome_model::checked::check_network;
-use multihome_model::{IfName, IpFamilySpec, MacAddr, Mtu, NetworkSpec, NetworkType, PortSecurity, VlanSpec, Vni};
+use multihome_model::{
+    BondMode, IfName, IpFamilySpec, MacAddr, Mtu, NetworkSpec, NetworkType, PortSecurity, VlanSpec, Vni,
+};
 use multihome_plan::node::{
-    Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic, NodeState, Security, Step, TRANSIT, build, diff, simulate,
+    Bond, Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic, NodeState, Security, Step, TRANSIT, build, diff, simulate,
 };
 use proptest::prelude::*;
 
@@ -32,15 +34,31 @@ fn network(i: usize, kind: NetworkType, vpc: Option<u8>, mtu: u32) -> NodeNetwor
     }
 }
 
+/// No device, one of the node's own, or a bond of one or two.
+fn fabric(nics: usize) -> Fabric {
+    let device = |n: &str| Some(IfName::new(n).unwrap());
+    match nics {
+        0 => Fabric::default(),
+        1 => Fabric { device: device("eth9"), bond: None },
+        n => Fabric {
+            device: device("mhu00000000001"),
+            bond: Some(Bond {
+                alias: "fabric mgmt".into(),
+                mode: BondMode::ActiveBackup,
+                miimon: 100,
+                nics: ["eth1", "eth2"][..n - 1].iter().map(|n| IfName::new(*n).unwrap()).collect(),
+                mtu: Mtu::ETHERNET,
+            }),
+        },
+    }
+}
+
 fn inputs() -> impl Strategy<Value = NodeInput> {
     let kind = prop_oneof![Just(NetworkType::Management), Just(NetworkType::Vlan), Just(NetworkType::Overlay)];
     let nets = proptest::collection::vec((kind, proptest::option::of(0u8..2), 1280u32..9000), 1..5);
     let nics = proptest::collection::vec((0usize..5, any::<bool>(), 1u32..3), 0..8);
-    (nets, nics, any::<bool>()).prop_map(|(nets, nics, uplink)| NodeInput {
-        node: NodeFacts {
-            fabrics: [("mgmt".to_owned(), Fabric { device: uplink.then(|| IfName::new("eth9").unwrap()) })].into(),
-            tunnel_address: None,
-        },
+    (nets, nics, 0usize..4).prop_map(|(nets, nics, uplink)| NodeInput {
+        node: NodeFacts { fabrics: [("mgmt".to_owned(), fabric(uplink))].into(), tunnel_address: None },
         networks: nets.iter().enumerate().map(|(i, (k, v, m))| network(i, *k, *v, *m)).collect(),
         nics: nics
             .iter()
@@ -106,6 +124,19 @@ proptest! {
                 let fact = steps.iter().position(|s| matches!(s, Step::PutPort(n, _) if n == name));
                 prop_assert!(fact.is_some_and(|f| f < i));
             }
+        }
+    }
+
+    #[test]
+    fn a_bond_is_there_before_what_rides_on_it_and_goes_after_it(a in inputs(), b in inputs()) {
+        let steps = diff(&build(&a), &build(&b));
+        let at = |f: fn(&Step) -> bool| steps.iter().position(f);
+        let last = |f: fn(&Step) -> bool| steps.iter().rposition(f);
+        if let (Some(bond), Some(uplink)) = (at(|s| matches!(s, Step::PutBond(..))), at(|s| matches!(s, Step::PutUplink(..)))) {
+            prop_assert!(bond < uplink);
+        }
+        if let (Some(bond), Some(uplink)) = (at(|s| matches!(s, Step::DeleteBond(_))), last(|s| matches!(s, Step::DeleteUplink(_)))) {
+            prop_assert!(uplink < bond);
         }
     }
 

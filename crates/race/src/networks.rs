@@ -116,7 +116,7 @@ pub fn route_plan(networks: &[CheckedNetwork; 2], primary: usize, lease: u32) ->
 pub fn node_input(networks: &[CheckedNetwork; 2]) -> NodeInput {
     let mut input = NodeInput::default();
     for (i, spec) in networks.iter().enumerate() {
-        input.node.fabrics.insert(format!("lan{i}"), Fabric { device: IfName::new(format!("up{i}")).ok() });
+        input.node.fabrics.insert(format!("lan{i}"), Fabric { device: IfName::new(format!("up{i}")).ok(), bond: None });
         let served = spec.ipv4.iter().map(|_| IpAddr::V4(address(i)));
         let served6 = spec.ipv6.iter().map(|_| IpAddr::V6(address6(i)));
         input.networks.push(NodeNetwork {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
-use multihome_control::Key;
 use multihome_control::admission::{Lookup, Refusal, Request, Rules, Verb};
 use multihome_control::vm::{self, manifest_nics, nic_name, pod_network};
 use multihome_control::world::Tables;
+use multihome_control::{Key, fabric};
 use multihome_model::kubevirt::NetworkSource;
 use multihome_model::kubevirt::VirtualMachine;
 use multihome_model::{
@@ -31,8 +31,8 @@ pub(super) fn run(args: &Plan, out: &mut Output) -> CliResult {
     let planned = Planned::from_documents(&documents)?;
     if args.output == Format::Json {
         let mut value = json!({"vms": planned.vms()});
-        if args.node.is_some() {
-            value["node"] = serde_json::to_value(planned.steps())?;
+        if let Some(node) = &args.node {
+            value["node"] = serde_json::to_value(planned.steps(node))?;
         }
         out.json(&value)?;
     } else {
@@ -105,6 +105,7 @@ impl Planned {
         match kind {
             "Network" => self.tables.put_network(serde_json::from_value::<Network>(v)?),
             "ClusterNetwork" => self.tables.put_fabric(serde_json::from_value::<ClusterNetwork>(v)?),
+            "Node" => self.tables.put_node(serde_json::from_value(v)?),
             "Vpc" => self.tables.put_vpc(serde_json::from_value::<Vpc>(v)?),
             "NetworkInterface" => self.tables.put_nic(serde_json::from_value(v)?),
             "VirtualMachine" => {
@@ -201,8 +202,8 @@ impl Planned {
         (views, plan)
     }
 
-    fn steps(&self) -> Vec<multihome_plan::node::Step> {
-        let mut input = NodeInput::default();
+    fn steps(&self, node: &str) -> Vec<multihome_plan::node::Step> {
+        let mut input = NodeInput { node: fabric::facts(&self.tables, node), ..NodeInput::default() };
         for (i, (key, network)) in self.tables.networks.iter().enumerate() {
             let Ok(spec) = multihome_model::checked::check_network(&key.name, &network.spec) else { continue };
             let vpc = spec.vpc.as_ref().and_then(|v| self.tables.vpcs.get(&Key::new(key.namespace.clone(), v.clone())));
@@ -266,7 +267,7 @@ impl Planned {
         if let Some(node) = node {
             lines.push(String::new());
             lines.push(format!("Steps on node {node}, from nothing:"));
-            lines.extend(self.steps().iter().map(|s| format!("  {}", describe(s))));
+            lines.extend(self.steps(node).iter().map(|s| format!("  {}", describe(s))));
         }
         lines
     }
@@ -286,6 +287,10 @@ fn describe(step: &multihome_plan::node::Step) -> String {
     use multihome_plan::node::Step;
     match step {
         Step::CreateDomain(ns) => format!("namespace {ns}"),
+        Step::PutBond(n, b) => {
+            let nics = b.nics.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(", ");
+            format!("bond {n} of {nics} for {}, {}, MTU {}", b.alias, b.mode.as_str(), b.mtu)
+        }
         Step::PutBridge(n, b) => format!("bridge {n} for {}, MTU {}", b.alias, b.mtu),
         Step::PutUplink(n, u) => format!("{n}: {}, port of {}", u.alias, u.bridge),
         Step::PutLeg(ns, n, l) => {
@@ -299,7 +304,11 @@ fn describe(step: &multihome_plan::node::Step) -> String {
         },
         Step::PutTap(n, t) => format!("tap {n} for {}, port of {}, MTU {}", t.alias, t.bridge, t.mtu),
         Step::DeleteDomain(n) => format!("remove namespace {n}"),
-        Step::DeleteBridge(n) | Step::DeleteUplink(n) | Step::DeletePort(n) | Step::DeleteTap(n) => {
+        Step::DeleteBond(n)
+        | Step::DeleteBridge(n)
+        | Step::DeleteUplink(n)
+        | Step::DeletePort(n)
+        | Step::DeleteTap(n) => {
             format!("remove {n}")
         }
         Step::DeleteLeg(_, n) | Step::DeleteEgress(_, n) => format!("remove {n}"),

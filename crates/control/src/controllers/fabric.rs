@@ -24,11 +24,21 @@ pub(super) async fn reconcile(ctx: &Context, name: &str) -> Outcome {
         }
         None => return Ok(Next::Wait),
     };
-    let ready = Condition::new(status::READY, true, "Ready", "networks can ride on it");
+    let ready = ready(&known);
     status::update(&api, name, Some(&known), |o| {
         let s = o.status.get_or_insert_default();
         condition::set(&mut s.conditions, ready.clone(), &status::now());
     })
     .await?;
     Ok(Next::Wait)
+}
+
+/// Networks ride on a fabric as well as its nodes' uplinks let them.
+fn ready(fabric: &ClusterNetwork) -> Condition {
+    let nodes = fabric.status.iter().flat_map(|s| &s.nodes);
+    let faults: Vec<String> = nodes.filter_map(|(n, s)| Some(format!("node {n}: {}", s.message.as_ref()?))).collect();
+    if faults.is_empty() {
+        return Condition::new(status::READY, true, "Ready", "networks can ride on it");
+    }
+    Condition::new(status::READY, false, "UplinkFault", faults.join("; "))
 }

@@ -128,7 +128,7 @@ impl Kernel {
             }
             UplinkKind::Vlan { parent, id } => {
                 self.require(Capability::Vlan, || format!("VLAN {} on {parent}", id.get()))?;
-                let parent = self.rtnl.index(parent.as_str())?;
+                let parent = self.raised(parent, uplink.mtu)?;
                 ("vlan", LinkKind::Vlan { parent, id: id.get() })
             }
             UplinkKind::Device => return self.put_device(name, uplink),
@@ -143,6 +143,21 @@ impl Kernel {
         self.rtnl.create(&NewLink { name: name.as_str(), kind, change: LinkChange::default() })?;
         self.silence(name.as_str())?;
         self.plug(name, bridge, &uplink.alias, uplink.mtu, true)
+    }
+
+    /// The index of a device that is up and carries packets of this size: one that does not is made to.
+    fn raised(&mut self, name: &IfName, mtu: Mtu) -> Result<u32> {
+        let Some(link) = self.rtnl.link(name.as_str())? else {
+            let what = format!("an uplink on {name}");
+            return Err(Error::Unsupported { what, reason: format!("there is no device {name}") });
+        };
+        let change = LinkChange {
+            mtu: (link.mtu < mtu.get()).then_some(mtu.get()),
+            up: (!link.up).then_some(true),
+            ..LinkChange::default()
+        };
+        self.rtnl.change(link.index, &change)?;
+        Ok(link.index)
     }
 
     /// Makes a device of the node's own a port of a bridge. Its alias stays, and its MTU is raised only.
@@ -174,7 +189,7 @@ impl Kernel {
 
     /// Why the node cannot do without a device, if so. Addresses that a router told it for a time, as every idle device
     /// on a segment with a router gets them, do not count, unless the node's only way out is by them.
-    fn why_needed(&mut self, link: &Link) -> Result<Option<String>> {
+    pub(super) fn why_needed(&mut self, link: &Link) -> Result<Option<String>> {
         let passing = self.rtnl.passing_addresses()?;
         let own = self.rtnl.addresses()?.into_iter().find(|a| match a.ip {
             _ if a.index != link.index => false,
@@ -194,7 +209,7 @@ impl Kernel {
     }
 
     /// Keeps IPv6 off a device of the node's own while it is a port of a bridge, and notes that it was on.
-    fn hold_ipv6(&mut self, device: &str) -> Result<()> {
+    pub(super) fn hold_ipv6(&mut self, device: &str) -> Result<()> {
         let key = ipv6_key(device);
         match self.config.host.run(|| sysctl::read(&key))? {
             Ok(off) if off == "1" => return Ok(()),
@@ -206,7 +221,7 @@ impl Kernel {
     }
 
     /// Puts back what [`Kernel::hold_ipv6`] changed.
-    fn release_ipv6(&mut self, device: &str) -> Result<()> {
+    pub(super) fn release_ipv6(&mut self, device: &str) -> Result<()> {
         if self.noted("ipv6", device) {
             self.config.host.run(|| sysctl::set(&ipv6_key(device), "0"))?.unless_missing()?;
             self.forget_note("ipv6", device)?;

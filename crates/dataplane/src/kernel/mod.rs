@@ -4,6 +4,7 @@
 //! A device is ours if its name is one of our prefixes and eleven hex digits and it is of the kind
 //! that the prefix says; nothing else is ever changed or removed.
 
+mod bond;
 mod bridge;
 mod domain;
 mod notes;
@@ -83,6 +84,8 @@ impl Kernel {
         match step {
             Step::CreateDomain(ns) => self.create_domain(ns).map(drop),
             Step::DeleteDomain(ns) => self.delete_domain(ns),
+            Step::PutBond(name, bond) => self.put_bond(name, bond),
+            Step::DeleteBond(name) => self.delete_bond(name),
             Step::PutBridge(name, bridge) => self.put_bridge(name, bridge),
             Step::PutUplink(name, uplink) => self.put_uplink(name, uplink),
             Step::PutLeg(ns, name, leg) => self.put_leg(ns, name, leg),

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
-use multihome_model::{IfName, MacAddr, Mtu, names};
+use multihome_model::{BondMode, IfName, MacAddr, Mtu, names};
 use multihome_netlink::nft::{Family, Nft};
 use multihome_netlink::{Address, FdbEntry, Idempotent, Link, Netns, Route, Rtnl, TABLE_MAIN, sysctl};
-use multihome_plan::node::{Bridge, Domain, Egress, Leg, NodeState, Tap, Uplink, UplinkKind};
+use multihome_plan::node::{Bond, Bridge, Domain, Egress, Leg, NodeState, Tap, Uplink, UplinkKind};
 
 use super::bridge::{bound_mac, learns, read_tap_alias};
 use super::domain::{LEGS, REPLIES, forwarding_key};
@@ -105,6 +105,9 @@ impl Kernel {
             let alias = alias_if(link.up && right, &link.alias);
             state.bridges.insert(name, Bridge { alias, mtu });
         }
+        for (name, link) in host.ours(names::BOND, "bond") {
+            state.bonds.insert(name, observed_bond(&host, link));
+        }
         for (prefix, kind) in [(names::VXLAN, "vxlan"), (names::VLAN, "vlan")] {
             for (name, link) in host.ours(prefix, kind) {
                 let (mtu, right) = mtu_of(link);
@@ -116,7 +119,8 @@ impl Kernel {
             }
         }
         // Devices of the node's own that are ports of ours. What a network calls its uplink stands on its bridge.
-        for link in host.links.iter().filter(|l| l.master != 0 && !l.name.starts_with("mh")) {
+        let own = |name: &str| !name.starts_with("mh") || is_ours(name, names::BOND);
+        for link in host.links.iter().filter(|l| l.master != 0 && own(&l.name)) {
             let Some(bridge) = host.links.iter().find(|b| b.index == link.master && is_ours(&b.name, names::BRIDGE))
             else {
                 continue;
@@ -228,6 +232,20 @@ fn look_inside(netns: &Netns) -> Result<Inside> {
         nat: facts.iter().filter_map(|e| net(&e.key)).collect(),
         symmetric: symmetric.iter().filter_map(|e| device_name(&e.key)).collect(),
     })
+}
+
+fn observed_bond(host: &Host, link: &Link) -> Bond {
+    let (mtu, right) = mtu_of(link);
+    let nics = host.links.iter().filter(|l| l.master == link.index);
+    let (number, miimon) = link.bond.unwrap_or_default();
+    let mode = BondMode::ALL.into_iter().find(|m| m.number() == number).unwrap_or_default();
+    Bond {
+        alias: alias_if(right && link.up && nics.clone().all(|n| n.up), &link.alias),
+        mode,
+        miimon,
+        nics: nics.filter_map(|n| IfName::new(n.name.as_str()).ok()).collect(),
+        mtu,
+    }
 }
 
 fn observed_tap(host: &Host, link: &Link, port: Option<&multihome_plan::node::Port>) -> Tap {

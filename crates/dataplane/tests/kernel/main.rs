@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod guest;
+mod uplinks;
 mod vm;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -584,57 +585,6 @@ fn a_gateway_is_changed_in_place() {
     assert_eq!(host.forwards(), "1", "the other domain still has its way out");
     desired.domains.get_mut(&domain_name("bb")).unwrap().egress = egress;
     reach(&mut engine, &desired);
-}
-
-#[test]
-fn a_device_of_the_nodes_own_is_an_uplink_and_is_given_back() {
-    let Some(host) = host("a_device_of_the_nodes_own_is_an_uplink_and_is_given_back") else { return };
-    let run = |command: &str| {
-        let words: Vec<&str> = command.split_whitespace().collect();
-        let ok = host.netns.run(|| std::process::Command::new(words[0]).args(&words[1..]).status()).unwrap();
-        assert!(ok.is_ok_and(|s| s.success()), "{command}");
-    };
-    let off = || host.netns.run(|| sysctl::read("net/ipv6/conf/lan0/disable_ipv6")).unwrap().unwrap();
-    run("ip link add lan0 type veth peer name lan1");
-    run("ip link set lan0 up");
-    run("ip link set lan1 up");
-    let mut desired = NodeState::default();
-    network(&mut desired, 1, "a");
-    let bridge = name(names::BRIDGE, "net1");
-    let mtu = Mtu::new(1450).unwrap();
-    let uplink = Uplink { alias: "uplink default/net1".into(), bridge, mtu, kind: UplinkKind::Device };
-    desired.uplinks.insert(IfName::new("lan0").unwrap(), uplink);
-    let mut engine = host.engine();
-    let refused = |engine: &mut Kernel| {
-        let observed = engine.observe().unwrap();
-        let failed = engine.apply(&diff(&observed, &desired));
-        assert_eq!(failed.len(), 1, "{failed:?}");
-        failed[0].error.to_string()
-    };
-    // An address that somebody configured is the node's.
-    run("ip addr add fd00:5::1/64 dev lan0 nodad");
-    let said = refused(&mut engine);
-    assert!(said.contains("carries the node's own address fd00:5::1/64"), "{said}");
-    run("ip addr del fd00:5::1/64 dev lan0");
-    // One that a router told it for a time is not, unless it is the only way out.
-    run("ip addr add fd00:5::1/64 dev lan0 nodad valid_lft 600 preferred_lft 600");
-    run("ip route del default");
-    run("ip -6 route add default via fd00:5::2 dev lan0");
-    let said = refused(&mut engine);
-    assert!(said.contains("the node's only default route leaves by it"), "{said}");
-    run("ip route add default via 192.0.2.2");
-    reach(&mut engine, &desired);
-    assert_eq!(off(), "1", "the node does not speak where its guests are");
-    let mut without = desired.clone();
-    without.uplinks.clear();
-    reach(&mut engine, &without);
-    assert_eq!(off(), "0", "and has its device back as it was");
-    assert!(host.links().contains(&"lan0".to_owned()));
-    // What was off stays off.
-    host.netns.run(|| sysctl::set("net/ipv6/conf/lan0/disable_ipv6", "1")).unwrap().unwrap();
-    reach(&mut engine, &desired);
-    reach(&mut engine, &without);
-    assert_eq!(off(), "1");
 }
 
 #[test]

@@ -3,10 +3,7 @@
 use std::net::IpAddr;
 
 use super::subnet::parse_cidr;
-use crate::{ClusterNetworkSpec, IfName, ParseError, Violations, VpcSpec, names};
-
-const BOND_MODES: [&str; 7] =
-    ["active-backup", "balance-rr", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb"];
+use crate::{BondMode, ClusterNetworkSpec, IfName, ParseError, Violations, VpcSpec, names};
 
 /// Checks a ClusterNetwork's name and spec.
 pub fn check_cluster_network(name: &str, spec: &ClusterNetworkSpec) -> Result<(), Violations> {
@@ -23,13 +20,16 @@ pub fn check_cluster_network(name: &str, spec: &ClusterNetworkSpec) -> Result<()
         for nic in &uplink.nics {
             v.take(&format!("{at}.nics"), IfName::new(nic.clone()));
         }
-        if let Some(mode) = uplink.bond.as_ref().and_then(|b| b.mode.as_deref())
-            && !BOND_MODES.contains(&mode)
+        if let Some(twice) = uplink.nics.iter().enumerate().find_map(|(i, n)| uplink.nics[..i].contains(n).then_some(n))
         {
-            v.add(
-                format!("{at}.bond.mode"),
-                format!("bond mode {mode:?} is not known: use one of {}", BOND_MODES.join(", ")),
-            );
+            v.add(format!("{at}.nics"), format!("device {twice} is named twice: name each once"));
+        }
+        let bond = uplink.bond.as_ref();
+        if let Some(mode) = bond.and_then(|b| b.mode.as_deref()) {
+            v.take(&format!("{at}.bond.mode"), mode.parse::<BondMode>());
+        }
+        if let Some(m) = bond.and_then(|b| b.miimon).filter(|m| !(1..=10_000).contains(m)) {
+            v.add(format!("{at}.bond.miimon"), format!("miimon {m} is out of range: use 1 to 10000 milliseconds"));
         }
     }
     v.into_result(())

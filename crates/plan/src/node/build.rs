@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net};
 use multihome_model::checked::CheckedNetwork;
 use multihome_model::{DhcpMode, Family, IfName, MacAddr, Mtu, NetworkType, PortSecurity, Vni, names};
 
-use super::{Bridge, Domain, Egress, Leg, NodeState, Port, Security, Service, Tap, Uplink, UplinkKind};
+use super::{Bond, Bridge, Domain, Egress, Leg, NodeState, Port, Security, Service, Tap, Uplink, UplinkKind};
 
 /// UDP port of VXLAN (RFC 7348 section 5).
 pub const VXLAN_PORT: u16 = 4789;
@@ -59,6 +59,8 @@ pub struct NodeNic {
 pub struct Fabric {
     /// The device that carries it. Without one, networks on it reach this node only.
     pub device: Option<IfName>,
+    /// What that device is made of, where it is a bond of ours.
+    pub bond: Option<Bond>,
 }
 
 /// What the node itself is.
@@ -108,6 +110,11 @@ pub fn build(input: &NodeInput) -> NodeState {
         let bridge = bridge_name(&network.uid);
         state.bridges.insert(bridge.clone(), Bridge { alias: format!("net {}", network.key), mtu: network.mtu });
         if let Some((name, kind)) = uplink(network, &input.node) {
+            let fabric =
+                input.node.fabrics.get(&network.spec.fabric).filter(|_| !matches!(kind, UplinkKind::Vxlan { .. }));
+            if let Some(Fabric { device: Some(device), bond: Some(bond) }) = fabric {
+                state.bonds.insert(device.clone(), bond.clone());
+            }
             let alias = format!("uplink {}", network.key);
             state.uplinks.insert(name, Uplink { alias, bridge: bridge.clone(), mtu: network.mtu, kind });
         }

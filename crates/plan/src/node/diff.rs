@@ -11,7 +11,7 @@ pub fn diff(observed: &NodeState, desired: &NodeState) -> Vec<Step> {
     steps
 }
 
-/// From the leaves to the root: taps, their facts, legs, ways out, uplinks, bridges, domains.
+/// From the leaves to the root: taps, their facts, legs, ways out, uplinks, bridges, bonds, domains.
 fn remove(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
     for (name, tap) in &observed.taps {
         let replaced = desired.taps.get(name).is_some_and(|d| (d.queues > 1) != (tap.queues > 1));
@@ -42,15 +42,23 @@ fn remove(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
     for name in observed.bridges.keys().filter(|n| !desired.bridges.contains_key(*n)) {
         steps.push(Step::DeleteBridge(name.clone()));
     }
+    for name in observed.bonds.keys().filter(|n| !desired.bonds.contains_key(*n)) {
+        steps.push(Step::DeleteBond(name.clone()));
+    }
     for name in observed.domains.keys().filter(|n| !desired.domains.contains_key(*n)) {
         steps.push(Step::DeleteDomain(name.clone()));
     }
 }
 
-/// From the root to the leaves: domains, bridges, uplinks, legs, ways out, facts of ports, taps.
+/// From the root to the leaves: domains, bonds, bridges, uplinks, legs, ways out, facts of ports, taps.
 fn add(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
     for name in desired.domains.keys().filter(|n| !observed.domains.contains_key(*n)) {
         steps.push(Step::CreateDomain(name.clone()));
+    }
+    for (name, bond) in &desired.bonds {
+        if observed.bonds.get(name) != Some(bond) {
+            steps.push(Step::PutBond(name.clone(), bond.clone()));
+        }
     }
     for (name, bridge) in &desired.bridges {
         if observed.bridges.get(name) != Some(bridge) {

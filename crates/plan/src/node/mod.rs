@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use multihome_model::{IfName, MacAddr, Mtu, VlanId, Vni};
+use multihome_model::{BondMode, IfName, MacAddr, Mtu, VlanId, Vni};
 use serde::{Deserialize, Serialize};
 
 pub use build::{
@@ -23,6 +23,9 @@ pub use simulate::simulate;
 /// What a node holds, or is to hold, of ours. Nothing else on the node is described, and nothing else is touched.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeState {
+    /// What bundles several of the node's own devices, by device name.
+    #[serde(default)]
+    pub bonds: BTreeMap<IfName, Bond>,
     /// One bridge per network, by device name.
     pub bridges: BTreeMap<IfName, Bridge>,
     /// What connects bridges to other nodes, by device name.
@@ -33,6 +36,21 @@ pub struct NodeState {
     pub taps: BTreeMap<IfName, Tap>,
     /// What may leave each port, by device name. Facts without a device are left over and are removed.
     pub ports: BTreeMap<IfName, Port>,
+}
+
+/// Several of the node's own devices as one (kernel document networking/bonding.rst). They are given back as they were.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bond {
+    /// The readable name, kept as the interface alias.
+    pub alias: String,
+    /// How frames are spread.
+    pub mode: BondMode,
+    /// How often the links are looked at, in milliseconds.
+    pub miimon: u32,
+    /// The devices.
+    pub nics: BTreeSet<IfName>,
+    /// MTU in bytes, of all of them.
+    pub mtu: Mtu,
 }
 
 /// A network's bridge. No spanning tree, no forward delay, no multicast snooping.
@@ -191,6 +209,10 @@ pub enum Step {
     CreateDomain(String),
     /// Remove the namespace, with everything in it.
     DeleteDomain(String),
+    /// Make the bond, or make it this; its devices must not carry addresses of the node's own.
+    PutBond(IfName, Bond),
+    /// Remove the bond, and give its devices back.
+    DeleteBond(IfName),
     /// Make the bridge, or give it this alias and MTU.
     PutBridge(IfName, Bridge),
     /// Remove the bridge.

@@ -11,6 +11,12 @@ pub fn simulate(state: &mut NodeState, step: &Step) {
         Step::DeleteDomain(ns) => {
             state.domains.remove(&ns);
         }
+        Step::PutBond(name, bond) => {
+            state.bonds.insert(name, bond);
+        }
+        Step::DeleteBond(name) => {
+            state.bonds.remove(&name);
+        }
         Step::PutBridge(name, bridge) => {
             state.bridges.insert(name, bridge);
         }
