@@ -16,7 +16,7 @@ use multihome_model::{
     ANNOTATION_PRIMARY, ClusterNetwork, Family, MacAddr, Network, NetworkInterface, NetworkInterfaceSpec,
     NetworkInterfaceStatus, NicAddressStatus, Vni, Vpc,
 };
-use multihome_plan::node::{NodeInput, NodeNetwork, NodeNic, NodeState, build, diff};
+use multihome_plan::node::{NodeInput, NodeNetwork, NodeNic, NodeState, UplinkKind, build, diff};
 use multihome_plan::primary::FAMILIES;
 use multihome_plan::{address, route};
 use serde_json::{Value, json};
@@ -292,7 +292,14 @@ fn describe(step: &multihome_plan::node::Step) -> String {
             format!("bond {n} of {nics} for {}, {}, MTU {}", b.alias, b.mode.as_str(), b.mtu)
         }
         Step::PutBridge(n, b) => format!("bridge {n} for {}, MTU {}", b.alias, b.mtu),
-        Step::PutUplink(n, u) => format!("{n}: {}, port of {}", u.alias, u.bridge),
+        Step::PutUplink(n, u) => {
+            let what = match &u.kind {
+                UplinkKind::Vxlan { vni, .. } => format!("VXLAN {}", vni.get()),
+                UplinkKind::Vlan { parent, id } => format!("VLAN {} of {parent}", id.get()),
+                UplinkKind::Device => "the device as it is".into(),
+            };
+            format!("{n}: {}, {what}, port of {}, MTU {}", u.alias, u.bridge, u.mtu)
+        }
         Step::PutLeg(ns, n, l) => {
             let addresses: Vec<String> = l.addresses.iter().map(ToString::to_string).collect();
             format!("{n}: {} with {} in {ns}, port of {}", l.alias, addresses.join(", "), l.bridge)
