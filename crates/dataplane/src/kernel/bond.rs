@@ -83,7 +83,11 @@ impl Kernel {
     }
 
     fn enslave(&mut self, bond: &IfName, index: u32, nic: &IfName) -> Result<()> {
-        let Some(link) = self.rtnl.link(nic.as_str())?.filter(|l| l.master != index) else { return Ok(()) };
+        let Some(link) = self.rtnl.link(nic.as_str())? else { return Ok(()) };
+        if link.master == index {
+            // Somebody may have set it down.
+            return if link.up { Ok(()) } else { Ok(self.rtnl.change(link.index, &state(true))?) };
+        }
         self.note(&members(bond), nic.as_str())?;
         if link.up {
             self.note(UP, nic.as_str())?;

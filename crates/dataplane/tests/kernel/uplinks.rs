@@ -160,6 +160,10 @@ fn a_bond_changes_while_a_network_rides_on_it_and_is_given_back() {
         assert!(answers(&mut a), "{mode:?} of {nics:?}");
     }
     assert_eq!(vlan(), same);
+    // What somebody set down is brought up again.
+    sh(&host.netns, "ip link set nic1 down");
+    reach(&mut engine, &on_a_bond(BondMode::ActiveBackup, &["nic1"], 9000));
+    assert!(answers(&mut a), "up again");
     // Every mode can be had.
     for mode in BondMode::ALL {
         reach(&mut engine, &on_a_bond(mode, &["nic0", "nic1"], 9000));
