@@ -7,15 +7,21 @@ use multihome_race::client::Client;
 use multihome_race::live::{Change, Followed, follows, follows_its_link, moves};
 use multihome_race::machine::Machine;
 
-/// `never`: what the client takes from no answer at all.
-fn follow(test: &str, client: Client, never: &[Change]) {
+/// Says that a test cannot run here, and why, if so.
+fn skipped(test: &str, client: Client) -> bool {
     let why = match (Machine::new(), client.lacks()) {
         (Err(e), _) => e.to_string(),
         (_, Some(program)) => format!("{program} is not installed"),
-        _ => String::new(),
+        _ => return false,
     };
-    if !why.is_empty() {
-        return println!("SKIPPED {test}: {}", why.trim());
+    println!("SKIPPED {test}: {}", why.trim());
+    true
+}
+
+/// `never`: what the client takes from no answer at all.
+fn follow(test: &str, client: Client, never: &[Change]) {
+    if skipped(test, client) {
+        return;
     }
     std::thread::scope(|scope| {
         let moved = [Servers::Multihome, Servers::Guarded].map(|s| (s, scope.spawn(move || moves(client, s))));
@@ -39,13 +45,8 @@ fn follow(test: &str, client: Client, never: &[Change]) {
 #[test]
 fn link_watchers_follow_their_link() {
     for client in [Client::Dhcpcd, Client::Networkd] {
-        let why = match (Machine::new(), client.lacks()) {
-            (Err(e), _) => e.to_string(),
-            (_, Some(program)) => format!("{program} is not installed"),
-            _ => String::new(),
-        };
-        if !why.is_empty() {
-            return println!("SKIPPED link_watchers_follow_their_link: {}", why.trim());
+        if skipped("link_watchers_follow_their_link", client) {
+            return;
         }
         std::thread::scope(|scope| {
             for (change, guest) in Change::ALL.map(|c| (c, scope.spawn(move || follows_its_link(client, c)))) {
