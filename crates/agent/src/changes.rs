@@ -12,7 +12,7 @@ use multihome_model::condition::{Condition, find};
 use multihome_model::{LinkState, NetworkInterface, OnChange};
 use multihome_plan::route::RoutePlan;
 
-use crate::instance::Running;
+use crate::running::Running;
 use crate::{Agent, Error, dhcp, leases};
 
 /// How long a link is down for its guest to notice: a client that watches it asks again when it comes back.
@@ -53,7 +53,6 @@ impl Waiting {
 /// What a NIC's guest does not know yet, as far as anybody can tell. `plan` is what is told now.
 pub(crate) fn waiting(agent: &Agent, v: &VmNicView, plan: &RoutePlan) -> Option<Waiting> {
     let uid = v.nic.uid()?;
-    let half = |at: Option<SystemTime>, seconds: u32| at.map(|at| at + Duration::from_secs(u64::from(seconds) / 2));
     if let Some(l) = agent.dhcp.lease(&uid) {
         let (told, due) = (l.told?, l.due?);
         let parts = [
@@ -63,7 +62,11 @@ pub(crate) fn waiting(agent: &Agent, v: &VmNicView, plan: &RoutePlan) -> Option<
             (told.server != due.server, "DHCP server"),
         ];
         let what = parts.into_iter().filter_map(|(differs, word)| differs.then_some(word)).collect();
-        return Some(Waiting { due: Due::Served(due), what, until: half(l.acknowledged, l.seconds) });
+        return Some(Waiting {
+            due: Due::Served(due),
+            what,
+            until: l.acknowledged.map(|at| dhcp::renewal(at, l.seconds)),
+        });
     }
     let g = agent.guard.view(&uid)?;
     let told = g.told?;
@@ -71,7 +74,7 @@ pub(crate) fn waiting(agent: &Agent, v: &VmNicView, plan: &RoutePlan) -> Option<
     (told.router.is_some() != wanted).then(|| Waiting {
         due: Due::Guarded { default_route: wanted },
         what: vec!["default route"],
-        until: g.acknowledged.and_then(|(at, seconds)| half(Some(at), seconds)),
+        until: g.acknowledged.map(|(at, seconds)| dhcp::renewal(at, seconds)),
     })
 }
 
@@ -118,11 +121,11 @@ pub(crate) async fn hasten(agent: &Agent, r: &Running, views: &[VmNicView]) -> R
             r.hastened().remove(&uid);
             continue;
         };
-        if r.hastened().get(&uid) == Some(&w.due) || !r.set_link(&uid, false).await? {
-            continue;
+        let done = r.hastened().get(&uid) == Some(&w.due);
+        if !done && r.set_link(&uid, false).await? {
+            r.hastened().insert(uid.clone(), w.due.clone());
+            pulled.push((v, uid, w.what.join(", ")));
         }
-        r.hastened().insert(uid.clone(), w.due.clone());
-        pulled.push((v, uid, w.what.join(", ")));
     }
     if pulled.is_empty() {
         return Ok(());

@@ -58,9 +58,9 @@ fn next(to: Option<&Lease>, now: SystemTime) -> Next {
     if asks_late { Next::Shorten } else { Next::Take }
 }
 
-/// When a lease is renewed: at half of it.
-fn renewal(l: &Lease) -> Option<SystemTime> {
-    l.acknowledged.map(|at| at + Duration::from_secs(u64::from(l.seconds) / 2))
+/// When a lease that was acknowledged then is renewed: at half of it.
+pub(crate) fn renewal(acknowledged: SystemTime, seconds: u32) -> SystemTime {
+    acknowledged + Duration::from_secs(u64::from(seconds) / 2)
 }
 
 /// What a guest was told last, by us or by somebody else through the guard.
@@ -130,7 +130,7 @@ pub(crate) fn present(agent: &Agent, views: &[VmNicView]) -> (RoutePlan, Option<
         }
     }
     let waits_for = if next == Next::Shorten { primary.clone() } else { from.clone() };
-    let until = lease(&waits_for).and_then(|l| renewal(&l)).unwrap_or(until);
+    let until = lease(&waits_for).and_then(|l| Some(renewal(l.acknowledged?, l.seconds))).unwrap_or(until);
     (plan, Some(Pending { from, to: primary, waits_for, until }))
 }
 

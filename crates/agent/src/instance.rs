@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kube::api::{Api, Patch, PatchParams};
@@ -19,10 +19,9 @@ use multihome_netlink::Tap;
 use multihome_plan::node::tap_name;
 use multihome_vmm::{NicAttachment, NicSpec, Vm};
 use serde_json::json;
-use tokio::sync::Notify;
 
-use crate::changes::{self, Due};
-use crate::{Agent, Error, Work, dhcp, metadata, observe, seed, settle, spec};
+use crate::running::{Plugged, Running};
+use crate::{Agent, Error, Work, changes, dhcp, metadata, observe, seed, settle, spec};
 
 /// How long a guest may take to let go of a NIC before it is asked again.
 const UNPLUG: Duration = Duration::from_secs(5);
@@ -32,46 +31,6 @@ const GRACE_SECONDS: i64 = 30;
 pub(crate) const ANNOTATION_ACTION: &str = "multihome.io/action";
 /// Annotation on an instance: the last of those that was done.
 pub(crate) const ANNOTATION_ACTION_DONE: &str = "multihome.io/action-done";
-
-/// A NIC as QEMU has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Plugged {
-    slot: u8,
-    /// Whether its link is up; nobody knows after this process was started anew, because QEMU does not tell.
-    link_up: Option<bool>,
-}
-
-/// A VM that runs on this node.
-pub(crate) struct Running {
-    pub(crate) vm: Vm,
-    /// NICs by uid.
-    plugged: Mutex<BTreeMap<String, Plugged>>,
-    /// What the links of NICs were pulled for last, by uid.
-    hastened: Mutex<BTreeMap<String, Due>>,
-    /// Wakes whoever looks at the guest.
-    pub(crate) look: Notify,
-    /// The guest shut itself down, as opposed to QEMU ending for another reason.
-    shut_down: AtomicBool,
-}
-
-impl Running {
-    fn plugged(&self) -> MutexGuard<'_, BTreeMap<String, Plugged>> {
-        self.plugged.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-    pub(crate) fn hastened(&self) -> MutexGuard<'_, BTreeMap<String, Due>> {
-        self.hastened.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Plugs in or pulls out the cable of a NIC; false if the VM has no such NIC.
-    pub(crate) async fn set_link(&self, uid: &str, up: bool) -> Result<bool, Error> {
-        let Some(slot) = self.plugged().get(uid).map(|p| p.slot) else { return Ok(false) };
-        // Whoever fails half way does not know.
-        self.plugged().insert(uid.into(), Plugged { slot, link_up: None });
-        self.vm.set_link(uid, up).await?;
-        self.plugged().insert(uid.into(), Plugged { slot, link_up: Some(up) });
-        Ok(true)
-    }
-}
 
 /// Finds the VMs that were started before this process, and ends those whose instance is gone.
 pub(crate) async fn find_running(agent: &Arc<Agent>) {
@@ -110,13 +69,7 @@ async fn adopt(agent: &Arc<Agent>, key: Key, vm: Vm) -> Arc<Running> {
     let nics = vm.nics().await.unwrap_or_default();
     let plugged = nics.into_iter().filter_map(|n| Some((n.id, Plugged { slot: n.slot?, link_up: None }))).collect();
     let id = vm.spec().id.clone();
-    let running = Arc::new(Running {
-        vm,
-        plugged: Mutex::new(plugged),
-        hastened: Mutex::default(),
-        look: Notify::new(),
-        shut_down: AtomicBool::new(false),
-    });
+    let running = Arc::new(Running::new(vm, plugged));
     agent.running().insert(id, running.clone());
     tokio::spawn(observe::follow(agent.clone(), key.clone(), running.clone()));
     tokio::spawn(follow_events(agent.clone(), key, running.clone()));

@@ -16,6 +16,7 @@ mod networks;
 mod node;
 mod observe;
 mod plumbing;
+mod running;
 mod seed;
 mod spec;
 mod teardown;
@@ -117,7 +118,7 @@ struct Agent {
     /// How VMs are accelerated, once it was tried.
     acceleration: tokio::sync::watch::Sender<Option<Acceleration>>,
     /// Running VMs by the uid of their instance.
-    running: Mutex<HashMap<String, Arc<instance::Running>>>,
+    running: Mutex<HashMap<String, Arc<running::Running>>>,
 }
 
 impl Agent {
@@ -129,7 +130,7 @@ impl Agent {
         self.guard.remove_nic(uid);
         self.plumbing.forget_learnt(uid);
     }
-    fn running(&self) -> MutexGuard<'_, HashMap<String, Arc<instance::Running>>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<String, Arc<running::Running>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
     fn is_mine(&self, node: Option<&str>) -> bool {

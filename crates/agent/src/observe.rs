@@ -14,7 +14,7 @@ use multihome_model::{Family, GuestView, LinkState, MacAddr, NetworkInterface};
 use multihome_plan::route::RoutePlan;
 use multihome_vmm::{GuestInterface, GuestRoute};
 
-use crate::instance::Running;
+use crate::running::Running;
 use crate::{Agent, changes, dhcp, leases, spec};
 
 const EAGER: Duration = Duration::from_millis(500);

@@ -77,8 +77,9 @@ pub struct Bond {
     /// active-backup, balance-rr, balance-xor, broadcast, 802.3ad, balance-tlb or balance-alb. Default: active-backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
-    /// How often the link is looked at, in milliseconds. Default: 100.
+    /// How often the link is looked at, in milliseconds, 1 to 10000. Default: 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000))]
     pub miimon: Option<u32>,
 }
 
