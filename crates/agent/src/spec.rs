@@ -7,24 +7,40 @@ use multihome_control::{Key, fabric, vm};
 use multihome_model::checked::{CheckedNetwork, check_network};
 use multihome_model::kubevirt::VirtualMachineInstance;
 use multihome_model::{NetworkInterface, NicModel, Vni};
-use multihome_plan::node::{NodeInput, NodeNetwork, NodeNic};
+use multihome_plan::node::{NodeInput, NodeNetwork, NodeNic, RemoteNic};
 use multihome_vmm as vmm;
 use multihome_vmm::images::ImageStore;
 
 /// Everything that this node's plan depends on.
 pub(crate) fn node_input(t: &Tables, node: &str) -> NodeInput {
-    let here = |n: &&std::sync::Arc<NetworkInterface>| {
-        n.status.as_ref().is_some_and(|s| s.node.as_deref() == Some(node) && s.mac.is_some())
-    };
-    let nics: Vec<NodeNic> = t.nics.values().filter(here).map(|n| node_nic(n)).collect();
+    let nics: Vec<NodeNic> = t.nics.values().filter(|n| carrier(n) == Some(node)).map(|n| node_nic(n)).collect();
     let carried: std::collections::BTreeSet<&str> = nics.iter().map(|n| n.network.as_str()).collect();
-    let networks = t
-        .networks
-        .iter()
-        .filter(|(k, _)| carried.contains(k.to_string().as_str()))
-        .filter_map(|(k, _)| node_network(t, k))
-        .collect();
-    NodeInput { node: fabric::facts(t, node), networks, nics }
+    let carries = |k: &&Key| carried.contains(k.to_string().as_str());
+    let networks = t.networks.keys().filter(carries).filter_map(|k| node_network(t, k)).collect();
+    let remote = t.networks.keys().filter(carries).flat_map(|k| remote_nics(t, node, k)).collect();
+    NodeInput { node: fabric::facts(t, node), networks, nics, remote }
+}
+
+/// The node that carries a NIC whose MAC is settled.
+pub(crate) fn carrier(nic: &NetworkInterface) -> Option<&str> {
+    nic.status.as_ref().filter(|s| s.mac.is_some())?.node.as_deref()
+}
+
+/// The NICs of a network that other nodes carry, as far as those say where their tunnels end.
+pub(crate) fn remote_nics(t: &Tables, node: &str, network: &Key) -> Vec<RemoteNic> {
+    let tunnel = |name: &str| {
+        let there = t.nodes.get(&Key::new("", name))?;
+        multihome_control::node::tunnel_address(there)
+    };
+    let nics = t.nics_of_network(network).filter_map(|k| t.nics.get(k));
+    let elsewhere = nics.filter_map(|n| {
+        let other = carrier(n).filter(|other| *other != node)?;
+        let via = tunnel(other)?;
+        let nic = node_nic(n);
+        let (mac, addresses, security) = (nic.mac, nic.addresses, nic.security);
+        Some(RemoteNic { network: nic.network, mac, addresses, security, node: other.to_owned(), via })
+    });
+    elsewhere.collect()
 }
 
 /// A network as the planner takes it.

@@ -75,6 +75,9 @@ fn describe(step: &Step) -> String {
         Step::PutPort(name, _) => format!("cannot set the port security of {name}"),
         Step::DeletePort(name) => format!("cannot forget the port security of {name}"),
         Step::PutTap(name, t) => format!("cannot set up tap {name} ({})", t.alias),
+        Step::PutFlood(name, _) => format!("cannot tell {name} where broadcasts go"),
+        Step::PutRemote(name, mac, remote) => format!("cannot tell {name} that {mac} is on node {}", remote.via),
+        Step::DeleteRemote(name, mac) => format!("cannot make {name} forget {mac}"),
         Step::DeleteTap(name) => format!("cannot remove tap {name}"),
     }
 }

@@ -8,7 +8,8 @@ use multihome_model::{
     BondMode, IfName, IpFamilySpec, MacAddr, Mtu, NetworkSpec, NetworkType, PortSecurity, VlanSpec, Vni,
 };
 use multihome_plan::node::{
-    Bond, Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic, NodeState, Security, Step, TRANSIT, build, diff, simulate,
+    Bond, Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic, NodeState, RemoteNic, Security, Step, TRANSIT, build,
+    diff, simulate,
 };
 use proptest::prelude::*;
 
@@ -57,7 +58,20 @@ fn inputs() -> impl Strategy<Value = NodeInput> {
     let kind = prop_oneof![Just(NetworkType::Management), Just(NetworkType::Vlan), Just(NetworkType::Overlay)];
     let nets = proptest::collection::vec((kind, proptest::option::of(0u8..2), 1280u32..9000), 1..5);
     let nics = proptest::collection::vec((0usize..5, any::<bool>(), 1u32..3), 0..8);
-    (nets, nics, 0usize..4).prop_map(|(nets, nics, uplink)| NodeInput {
+    let remote = proptest::collection::vec((0usize..5, any::<bool>(), 1u8..3), 0..8);
+    (nets, nics, 0usize..4, remote).prop_map(|(nets, nics, uplink, remote)| NodeInput {
+        remote: remote
+            .iter()
+            .enumerate()
+            .map(|(i, (net, strict, node))| RemoteNic {
+                network: format!("default/net{net}"),
+                mac: MacAddr([2, 0, 0, 0, 1, i as u8]),
+                addresses: vec![IpAddr::from([10, *net as u8, 0, 100 + i as u8])],
+                security: if *strict { PortSecurity::Strict } else { PortSecurity::Promiscuous },
+                node: format!("node{node}"),
+                via: IpAddr::from([192, 0, 2, *node]),
+            })
+            .collect(),
         node: NodeFacts { fabrics: [("mgmt".to_owned(), fabric(uplink))].into(), tunnel_address: None },
         networks: nets.iter().enumerate().map(|(i, (k, v, m))| network(i, *k, *v, *m)).collect(),
         nics: nics
@@ -113,6 +127,7 @@ proptest! {
         let before = build(&a);
         a.networks.reverse();
         a.nics.reverse();
+        a.remote.reverse();
         prop_assert_eq!(build(&a), before);
     }
 
@@ -137,6 +152,23 @@ proptest! {
         }
         if let (Some(bond), Some(uplink)) = (at(|s| matches!(s, Step::DeleteBond(_))), last(|s| matches!(s, Step::DeleteUplink(_)))) {
             prop_assert!(uplink < bond);
+        }
+    }
+
+    #[test]
+    fn every_overlay_here_knows_the_nics_elsewhere_and_no_others(a in inputs()) {
+        let state = build(&a);
+        for network in a.networks.iter().filter(|n| n.vni.is_some()) {
+            let device = multihome_model::names::device("mhx", &network.uid);
+            let carried = a.nics.iter().any(|n| n.network == network.key);
+            let known = state.remotes.get(&device).map(|r| r.hosts.keys().copied().collect::<Vec<_>>());
+            let mut wanted: Vec<MacAddr> = a.remote.iter().filter(|n| n.network == network.key).map(|n| n.mac).collect();
+            wanted.sort();
+            prop_assert_eq!(known, carried.then_some(wanted));
+            if let Some(known) = state.remotes.get(&device) {
+                let nodes: std::collections::BTreeSet<_> = known.hosts.values().map(|h| h.via).collect();
+                prop_assert_eq!(&known.flood.nodes, &nodes);
+            }
         }
     }
 

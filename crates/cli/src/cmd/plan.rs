@@ -310,6 +310,13 @@ fn describe(step: &multihome_plan::node::Step) -> String {
             multihome_plan::node::Security::Promiscuous => format!("{n}: anything may send"),
         },
         Step::PutTap(n, t) => format!("tap {n} for {}, port of {}, MTU {}", t.alias, t.bridge, t.mtu),
+        Step::PutFlood(n, f) => {
+            let nodes: Vec<String> = f.nodes.iter().map(ToString::to_string).collect();
+            let nobody = "no other node".to_owned();
+            format!("{n}: broadcasts to {}", if nodes.is_empty() { nobody } else { nodes.join(", ") })
+        }
+        Step::PutRemote(n, mac, r) => format!("{n}: {mac} on node {}", r.via),
+        Step::DeleteRemote(n, mac) => format!("{n}: forget {mac}"),
         Step::DeleteDomain(n) => format!("remove namespace {n}"),
         Step::DeleteBond(n)
         | Step::DeleteBridge(n)

@@ -3,6 +3,7 @@
 mod fabric;
 mod network;
 mod nic;
+mod node;
 mod vm;
 mod vpc;
 
@@ -87,7 +88,7 @@ pub async fn run(client: Client, world: World) {
             })
         }
     });
-    tokio::join!(feed, work);
+    tokio::join!(feed, work, node::follow(&ctx));
 }
 
 fn enqueue_everything(ctx: &Context, queue: &Queue<Work>) {

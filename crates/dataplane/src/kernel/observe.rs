@@ -19,7 +19,7 @@ use crate::error::Result;
 const NOWHERE: &str = "-";
 
 /// The host's links and what belongs to them.
-struct Host {
+pub(super) struct Host {
     links: Vec<Link>,
     names: HashMap<u32, String>,
     fdb: HashMap<u32, Vec<FdbEntry>>,
@@ -36,7 +36,23 @@ struct Inside {
 }
 
 impl Host {
-    fn ours(&self, prefix: &'static str, kind: &'static str) -> impl Iterator<Item = (IfName, &Link)> {
+    /// Reads them.
+    pub(super) fn look(rtnl: &mut Rtnl) -> Result<Self> {
+        let links = rtnl.links()?;
+        let mut fdb: HashMap<u32, Vec<FdbEntry>> = HashMap::new();
+        for entry in rtnl.fdb()? {
+            fdb.entry(entry.index).or_default().push(entry);
+        }
+        let names = links.iter().map(|l| (l.index, l.name.clone())).collect();
+        Ok(Self { links, names, fdb, addresses: rtnl.addresses()? })
+    }
+
+    /// The forwarding entries of a device.
+    pub(super) fn entries(&self, index: u32) -> &[FdbEntry] {
+        self.fdb.get(&index).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    pub(super) fn ours(&self, prefix: &'static str, kind: &'static str) -> impl Iterator<Item = (IfName, &Link)> {
         self.links
             .iter()
             .filter(move |l| l.kind == kind && is_ours(&l.name, prefix))
@@ -50,7 +66,7 @@ impl Host {
 
     /// Whether the fixed entries of a port are exactly these.
     fn fixed(&self, link: &Link, wanted: Option<[u8; 6]>) -> bool {
-        let entries = self.fdb.get(&link.index).map(Vec::as_slice).unwrap_or_default();
+        let entries = self.entries(link.index);
         let mut fixed: Vec<[u8; 6]> =
             entries.iter().filter(|e| e.permanent && !e.own && Some(e.mac) != link.mac).map(|e| e.mac).collect();
         fixed.dedup();
@@ -92,13 +108,7 @@ impl Kernel {
         // The facts may have been changed by somebody else: read them anew.
         self.ports = None;
         let ports = self.known_ports()?.clone();
-        let links = self.rtnl.links()?;
-        let mut fdb: HashMap<u32, Vec<FdbEntry>> = HashMap::new();
-        for entry in self.rtnl.fdb()? {
-            fdb.entry(entry.index).or_default().push(entry);
-        }
-        let names = links.iter().map(|l| (l.index, l.name.clone())).collect();
-        let host = Host { links, names, fdb, addresses: self.rtnl.addresses()? };
+        let host = Host::look(&mut self.rtnl)?;
         let mut state = NodeState { ports, ..NodeState::default() };
         for (name, link) in host.ours(names::BRIDGE, "bridge") {
             let (mtu, right) = mtu_of(link);
@@ -111,7 +121,8 @@ impl Kernel {
         for (prefix, kind) in [(names::VXLAN, "vxlan"), (names::VLAN, "vlan")] {
             for (name, link) in host.ours(prefix, kind) {
                 let (mtu, right) = mtu_of(link);
-                let right = right && link.up && link.port.learning == Some(true);
+                // What a tunnel learns is said with what it knows.
+                let right = right && link.up && (kind == "vxlan" || link.port.learning == Some(true));
                 if let Some(kind) = self.uplink_kind(link)? {
                     let (alias, bridge) = (alias_if(right, &link.alias), host.bridge_of(link));
                     state.uplinks.insert(name, Uplink { alias, bridge, mtu, kind });
@@ -140,6 +151,7 @@ impl Kernel {
             let tap = observed_tap(&host, link, state.ports.get(&name));
             state.taps.insert(name, tap);
         }
+        state.remotes = self.observe_remotes(&host)?.clone();
         self.observe_domains(&host, &mut state)?;
         Ok(state)
     }

@@ -50,6 +50,8 @@ const METADATA: &str = "metadata";
 /// What a guest sends to the metadata service ([`METADATA`]) is answered at its port, and goes no further: no other guest, no
 /// gateway and no uplink sees it, whichever MAC it is sent to. Neighbour solicitations are told by their target.
 ///
+/// A gateway of ours has the same addresses on every node, and each answers on its own: what one asks or answers stays there.
+///
 /// Nothing passes between the host itself and a bridge: the host has no business in a network, and
 /// would answer ARP there for its own addresses.
 const RULES: &str = r#"
@@ -126,6 +128,8 @@ table bridge multihome {
     }
     chain forward {
         type filter hook forward priority -300; policy accept;
+        iifname "mhl*" oifname "mhx*" ether type arp drop
+        iifname "mhl*" oifname "mhx*" ether type ip6 icmpv6 type { nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect } drop
         oifname != "mht*" accept
         ether type ip udp dport 68 goto speaks4
         ether type ip6 udp dport 546 goto speaks6

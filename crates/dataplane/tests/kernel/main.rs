@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod guest;
+mod overlay;
 mod uplinks;
 mod vm;
 
@@ -23,7 +24,7 @@ use multihome_netlink::{
     Address, Capabilities, FdbEntry, LinkChange, LinkKind, Netns, NewLink, Route, Rtnl, VethPeer, sysctl,
 };
 use multihome_plan::node::{
-    Bridge, Domain, Egress, Leg, NodeState, Port, Security, Service, Step, Tap, Uplink, UplinkKind, diff,
+    Bridge, Domain, Egress, Leg, NodeState, Port, Remotes, Security, Service, Step, Tap, Uplink, UplinkKind, diff,
 };
 
 /// A machine with a world outside: 198.51.100.1 answers there, and knows no way back but to the
@@ -194,6 +195,7 @@ fn plan() -> NodeState {
         kind,
     };
     state.uplinks.insert(name(names::VXLAN, "net3"), uplink);
+    state.remotes.insert(name(names::VXLAN, "net3"), Remotes::default());
     state
 }
 

@@ -7,6 +7,7 @@ use ipnet::{IpNet, Ipv4Net};
 use multihome_model::checked::CheckedNetwork;
 use multihome_model::{DhcpMode, Family, IfName, MacAddr, Mtu, NetworkType, PortSecurity, Vni, names};
 
+use super::overlay::{RemoteNic, remotes};
 use super::{Bond, Bridge, Domain, Egress, Leg, NodeState, Port, Security, Service, Tap, Uplink, UplinkKind};
 
 /// UDP port of VXLAN (RFC 7348 section 5).
@@ -81,6 +82,8 @@ pub struct NodeInput {
     pub networks: Vec<NodeNetwork>,
     /// NICs, in any order.
     pub nics: Vec<NodeNic>,
+    /// NICs of other nodes on these networks, in any order.
+    pub remote: Vec<RemoteNic>,
 }
 
 /// The device name of a NIC's tap.
@@ -118,6 +121,8 @@ pub fn build(input: &NodeInput) -> NodeState {
             let alias = format!("uplink {}", network.key);
             state.uplinks.insert(name, Uplink { alias, bridge: bridge.clone(), mtu: network.mtu, kind });
         }
+        let open = |n: &NodeNic| n.network == network.key && n.security == PortSecurity::Promiscuous;
+        state.remotes.extend(remotes(network, input.nics.iter().any(open), &input.remote));
         add_leg(network, bridge, &mut state);
     }
     assign_transit(&networks, &mut state);

@@ -1,6 +1,8 @@
 //! From observed to desired, in an order that never leaves a port open: what a port may send is known before the
 //! device joins its bridge, and forgotten after it has left.
 
+use multihome_model::IfName;
+
 use super::{NodeState, Step};
 
 /// The ordered steps from `observed` to `desired`. Empty where they are equal.
@@ -33,11 +35,16 @@ fn remove(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
             steps.push(Step::DeleteEgress(ns.clone(), egress.host.clone()));
         }
     }
-    for (name, uplink) in &observed.uplinks {
-        let replaced = desired.uplinks.get(name).is_some_and(|d| d.kind != uplink.kind);
-        if !desired.uplinks.contains_key(name) || replaced {
-            steps.push(Step::DeleteUplink(name.clone()));
+    for (name, seen) in &observed.remotes {
+        let wanted = desired.remotes.get(name);
+        // An uplink that goes takes along what it knows.
+        if kept(observed, desired, name) {
+            let gone = seen.hosts.keys().filter(|mac| wanted.is_none_or(|w| !w.hosts.contains_key(*mac)));
+            steps.extend(gone.map(|mac| Step::DeleteRemote(name.clone(), *mac)));
         }
+    }
+    for name in observed.uplinks.keys().filter(|n| !kept(observed, desired, n)) {
+        steps.push(Step::DeleteUplink(name.clone()));
     }
     for name in observed.bridges.keys().filter(|n| !desired.bridges.contains_key(*n)) {
         steps.push(Step::DeleteBridge(name.clone()));
@@ -48,6 +55,12 @@ fn remove(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
     for name in observed.domains.keys().filter(|n| !desired.domains.contains_key(*n)) {
         steps.push(Step::DeleteDomain(name.clone()));
     }
+}
+
+/// Whether an uplink stays the device that it is.
+fn kept(observed: &NodeState, desired: &NodeState, name: &IfName) -> bool {
+    let kind = |s: &NodeState| s.uplinks.get(name).map(|u| u.kind.clone());
+    kind(observed) == kind(desired)
 }
 
 /// From the root to the leaves: domains, bonds, bridges, uplinks, legs, ways out, facts of ports, taps.
@@ -68,6 +81,17 @@ fn add(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
     for (name, uplink) in &desired.uplinks {
         if observed.uplinks.get(name) != Some(uplink) {
             steps.push(Step::PutUplink(name.clone(), uplink.clone()));
+        }
+    }
+    for (name, wanted) in &desired.remotes {
+        let seen = observed.remotes.get(name).filter(|_| kept(observed, desired, name));
+        if seen.map(|s| &s.flood) != Some(&wanted.flood) {
+            steps.push(Step::PutFlood(name.clone(), wanted.flood.clone()));
+        }
+        for (mac, remote) in &wanted.hosts {
+            if seen.and_then(|s| s.hosts.get(mac)) != Some(remote) {
+                steps.push(Step::PutRemote(name.clone(), *mac, remote.clone()));
+            }
         }
     }
     for (ns, domain) in &desired.domains {

@@ -5,6 +5,7 @@
 
 mod build;
 mod diff;
+mod overlay;
 mod simulate;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ pub use build::{
     Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic, TRANSIT, VXLAN_PORT, bridge_name, build, domain_name, tap_name,
 };
 pub use diff::diff;
+pub use overlay::{Flood, Remote, RemoteNic, Remotes, remotes};
 pub use simulate::simulate;
 
 /// What a node holds, or is to hold, of ours. Nothing else on the node is described, and nothing else is touched.
@@ -30,6 +32,9 @@ pub struct NodeState {
     pub bridges: BTreeMap<IfName, Bridge>,
     /// What connects bridges to other nodes, by device name.
     pub uplinks: BTreeMap<IfName, Uplink>,
+    /// What VXLAN uplinks know of other nodes, by the uplink's device name.
+    #[serde(default)]
+    pub remotes: BTreeMap<IfName, Remotes>,
     /// Routing domains, by network namespace name.
     pub domains: BTreeMap<String, Domain>,
     /// One tap per NIC, by device name.
@@ -219,8 +224,14 @@ pub enum Step {
     DeleteBridge(IfName),
     /// Make the uplink, or give it this bridge, alias and MTU; a device of another kind is replaced.
     PutUplink(IfName, Uplink),
-    /// Remove the uplink.
+    /// Remove the uplink, with what it knows of other nodes.
     DeleteUplink(IfName),
+    /// Make these the nodes that a VXLAN uplink copies broadcasts to.
+    PutFlood(IfName, Flood),
+    /// Make a NIC of another node known to a VXLAN uplink, or make it known with exactly this.
+    PutRemote(IfName, MacAddr, Remote),
+    /// Forget a NIC of another node.
+    DeleteRemote(IfName, MacAddr),
     /// Make the leg of a domain, or give it this bridge, alias, MTU, MAC and exactly these addresses.
     PutLeg(String, IfName, Leg),
     /// Remove a leg by its end on the bridge.

@@ -28,6 +28,16 @@ pub fn simulate(state: &mut NodeState, step: &Step) {
         }
         Step::DeleteUplink(name) => {
             state.uplinks.remove(&name);
+            state.remotes.remove(&name);
+        }
+        Step::PutFlood(name, flood) => state.remotes.entry(name).or_default().flood = flood,
+        Step::PutRemote(name, mac, remote) => {
+            state.remotes.entry(name).or_default().hosts.insert(mac, remote);
+        }
+        Step::DeleteRemote(name, mac) => {
+            if let Some(known) = state.remotes.get_mut(&name) {
+                known.hosts.remove(&mac);
+            }
         }
         Step::PutLeg(ns, name, leg) => {
             if let Some(domain) = state.domains.get_mut(&ns) {
