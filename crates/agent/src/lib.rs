@@ -316,7 +316,11 @@ fn enqueue(agent: &Agent, change: Change) {
                 agent.queue.push(Work::Node);
             }
             if !agent.is_mine(carrier) {
-                networks.into_iter().for_each(|n| agent.queue.push(Work::Remotes(n)));
+                // In a routing domain it is a route as well.
+                let routed = |n: &Key| t.networks.get(n).is_some_and(|n| n.spec.vpc.is_some());
+                networks
+                    .into_iter()
+                    .for_each(|n| agent.queue.push(if routed(&n) { Work::Node } else { Work::Remotes(n) }));
             }
         }
         Change::Vmi(key) => agent.queue.push(Work::Instance(key)),

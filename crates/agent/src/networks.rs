@@ -3,7 +3,7 @@
 use kube::api::Api;
 use multihome_control::status;
 use multihome_dataplane::StepError;
-use multihome_model::{Network, NetworkType, ProbeResult};
+use multihome_model::{IfName, Network, NetworkType, ProbeResult, names};
 use multihome_plan::node::{NodeInput, NodeNetwork, Step, bridge_name, domain_name};
 
 use crate::{Agent, Error, plumbing};
@@ -44,6 +44,11 @@ pub(crate) async fn report(agent: &Agent, input: &NodeInput, failures: &[StepErr
     Ok(())
 }
 
+/// The device of an overlay's tunnel.
+fn tunnel(network: &NodeNetwork) -> Option<IfName> {
+    (network.spec.kind == NetworkType::Overlay).then(|| names::device(names::VXLAN, &network.uid))
+}
+
 fn layer2(network: &NodeNetwork, input: &NodeInput, failures: &[StepError]) -> ProbeResult {
     let bridge = bridge_name(&network.uid);
     let domain = domain_name(network);
@@ -56,7 +61,10 @@ fn layer2(network: &NodeNetwork, input: &NodeInput, failures: &[StepError]) -> P
             Step::PutBridge(name, _) => *name == bridge,
             Step::PutUplink(_, u) => u.bridge == bridge,
             Step::PutLeg(_, _, leg) => leg.bridge == bridge,
-            Step::CreateDomain(ns) | Step::PutEgress(ns, _) => network.spec.owns_gateway && *ns == domain,
+            Step::PutFlood(name, _) | Step::PutRemote(name, ..) => tunnel(network).is_some_and(|u| u == *name),
+            Step::CreateDomain(ns) | Step::PutEgress(ns, _) | Step::PutRouter(ns, _) | Step::PutRoute(ns, ..) => {
+                network.spec.owns_gateway && *ns == domain
+            }
             _ => false,
         })
         .map(plumbing::sentence)

@@ -77,3 +77,133 @@ fn an_address_stays_on_another_node_and_nobody_notices() {
     assert!(api.guest_sh("a", &format!("ping -c 3 -W 1 {b}")).0);
     eventually("the other node holds nothing of it", 20, || cluster.nodes[1].devices().is_empty().then_some(()));
 }
+
+/// A Vpc that peers with others; each with the networks that it offers, all of them if none is named.
+fn vpc(name: &str, peers: &[(&str, &str)]) -> String {
+    let peers: Vec<String> = peers.iter().map(|(vpc, nets)| format!("{{vpc: {vpc}, networks: [{nets}]}}")).collect();
+    format!(
+        "apiVersion: multihome.io/v1alpha1\nkind: Vpc\nmetadata: {{name: {name}}}\nspec: {{peers: [{}]}}\n---\n",
+        peers.join(", ")
+    )
+}
+
+/// An overlay of a Vpc.
+fn overlay(name: &str, vpc: &str, cidr: &str) -> String {
+    let gateway = cidr.replace(".0/24", ".1");
+    format!(
+        "apiVersion: multihome.io/v1alpha1\nkind: Network\nmetadata: {{name: {name}}}\nspec:\n  type: Overlay\n  vpc: {vpc}\n  \
+         ipv4: {{cidr: {cidr}, gateway: {gateway}, leaseSeconds: 600}}\n---\n"
+    )
+}
+
+/// Who reaches whom, by VM: asked of every guest, all at the same time.
+fn matrix(cluster: &Cluster, places: &[(&str, usize, String)]) -> Vec<(String, String)> {
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = places
+            .iter()
+            .map(|(from, node, own)| {
+                let others: Vec<_> = places.iter().filter(|(to, _, _)| to != from).collect();
+                scope.spawn(move || {
+                    let reaches = |to: &str| {
+                        cluster.nodes[node - 1].guest_sh(from, &format!("ping -c 1 -W 1 {to} || ping -c 2 -W 1 {to}")).0
+                    };
+                    // Of two VMs with one address, the answer says nothing of which it was; a guest hears itself.
+                    let asked = others.iter().filter(|(_, _, a)| a != own && reaches(a));
+                    asked.map(|(to, _, _)| ((*from).to_owned(), (*to).to_owned())).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        asking.into_iter().flat_map(|a| a.join().expect("asked")).collect()
+    })
+}
+
+#[test]
+fn vpcs_are_worlds_of_their_own_and_peer_where_both_say_so() {
+    let Some(mut cluster) = cluster("vpcs_are_worlds_of_their_own_and_peer_where_both_say_so", 3) else { return };
+    let api = cluster.api();
+    // Two with the same CIDR, of which each offers the third what does not overlap.
+    api.apply(&(vpc("red", &[("shared", "")]) + &vpc("blue", &[("shared", "blue-front")])));
+    api.apply(&vpc("shared", &[("red", ""), ("blue", "")]));
+    let nets = [
+        overlay("red-lan", "red", "10.1.0.0/24"),
+        overlay("blue-front", "blue", "10.2.0.0/24"),
+        overlay("blue-lan", "blue", "10.1.0.0/24"),
+        overlay("services", "shared", "10.9.0.0/24"),
+    ];
+    api.apply(&nets.concat());
+    let refused = api.try_apply(&vpc("blue", &[("shared", "")]));
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(text.contains("overlaps 10.1.0.0/24") && text.contains("spec.peers[].networks"), "{text}");
+
+    let vms = [
+        ("r1", 1, "red-lan"),
+        ("r2", 2, "red-lan"),
+        ("b1", 1, "blue-lan"),
+        ("b3", 3, "blue-front"),
+        ("s2", 2, "services"),
+    ];
+    for (name, node, network) in vms {
+        api.apply(&vm_on(&format!("node{node}"), name, &[network]));
+    }
+    let places: Vec<_> = vms
+        .iter()
+        .map(|(name, node, network)| {
+            let nic = format!("{name}-{network}");
+            api.ready(&nic);
+            (*name, *node, address(&cluster, &nic))
+        })
+        .collect();
+    // r1 and b1 hold the first address of the same CIDR.
+    assert_eq!(places[0].2, places[2].2);
+    let both = |a: &str, b: &str| [(a.to_owned(), b.to_owned()), (b.to_owned(), a.to_owned())];
+    let mut wanted: Vec<_> = [("r1", "r2"), ("b1", "b3"), ("r1", "s2"), ("r2", "s2"), ("b3", "s2")]
+        .iter()
+        .flat_map(|(a, b)| both(a, b))
+        .collect();
+    wanted.sort();
+    let reached = |cluster: &Cluster| {
+        let mut all = matrix(cluster, &places);
+        // What b3 and s2 call by r1's address is b1 to the one and r1 to the other, and each is right in its own world.
+        all.retain(|(from, to)| !matches!((from.as_str(), to.as_str()), ("b3", "r1") | ("s2", "b1") | ("r2", "b1")));
+        all.sort();
+        all
+    };
+    assert_eq!(reached(&cluster), wanted);
+
+    // Agents are killed, and the API is: what was told stands, and nobody loses a packet.
+    let long = |to: &str| format!("ping -c 12 {to} >/tmp/long 2>&1 &");
+    for (from, node, to) in [("r1", 1, &places[4].2), ("b1", 1, &places[3].2), ("r2", 2, &places[0].2)] {
+        assert!(cluster.nodes[node - 1].guest_sh(from, &long(to)).0);
+    }
+    for node in &mut cluster.nodes {
+        node.kill_server();
+    }
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    for node in &mut cluster.nodes {
+        node.serve();
+    }
+    cluster.wait_for_nodes(3);
+    for (from, node) in [("r1", 1), ("b1", 1), ("r2", 2)] {
+        let said = eventually("the long ping ended", 30, || {
+            let (_, text) = cluster.nodes[node - 1].guest_sh(from, "cat /tmp/long");
+            text.contains("packet loss").then_some(text)
+        });
+        assert!(said.contains("12 packets transmitted, 12 packets received"), "{from}: {said}");
+    }
+    cluster.lossy();
+    // A node loses its cable, and has it again.
+    cluster.cable(2, false);
+    assert!(!cluster.nodes[0].guest_sh("r1", &format!("ping -c 2 -W 1 {}", places[1].2)).0);
+    cluster.cable(2, true);
+    eventually("everybody reaches whom they should again", 20, || (reached(&cluster) == wanted).then_some(()));
+    // One of two who peer takes it back.
+    cluster.api().apply(&vpc("shared", &[("blue", "")]));
+    let left: Vec<_> = wanted
+        .iter()
+        .filter(|(a, b)| !(a.starts_with('r') && b == "s2" || a == "s2" && b.starts_with('r')))
+        .cloned()
+        .collect();
+    eventually("red and shared are apart", 20, || (reached(&cluster) == left).then_some(()));
+    let why = cluster.api().cli(&["get", "vpc", "-o", "wide"]);
+    assert!(why.contains("Vpc default/shared does not name default/red among its peers"), "{why}");
+}

@@ -21,7 +21,8 @@ pub fn facts(t: &Tables, node: &str) -> NodeFacts {
             (k.name.clone(), mine.map(|u| carried(&k.name, f, u)).unwrap_or_default())
         })
         .collect();
-    NodeFacts { fabrics, tunnel_address: known.and_then(|n| crate::node::tunnel_address(n)) }
+    let tunnel_address = known.and_then(|n| crate::node::tunnel_address(n));
+    NodeFacts { name: node.to_owned(), fabrics, tunnel_address }
 }
 
 /// A fabric that a VM's networks ride on, that has uplinks, and none of them on this node.

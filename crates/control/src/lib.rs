@@ -11,6 +11,7 @@ pub mod node;
 pub mod queue;
 pub mod status;
 pub mod vm;
+pub mod vpc;
 pub mod world;
 
 pub use controllers::run;

@@ -41,7 +41,7 @@ pub use nic::{
 };
 pub use types::{IfName, MacAddr, Mtu, ParseError, VlanId, Vni};
 pub use violation::{Violation, Violations};
-pub use vpc::{StaticRoute, Vpc, VpcSpec, VpcStatus};
+pub use vpc::{StaticRoute, Vpc, VpcPeer, VpcPeerStatus, VpcSpec, VpcStatus};
 
 /// The API group of Multihome's own kinds.
 pub const GROUP: &str = "multihome.io";

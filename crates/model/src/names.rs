@@ -25,6 +25,10 @@ pub const LEG: &str = "mhl";
 pub const GATEWAY: &str = "mhg";
 /// Prefix of a routing domain's way out, the host's end.
 pub const EGRESS: &str = "mhe";
+/// Prefix of a routing domain's tunnel to the same domain on other nodes; inside the domain.
+pub const ROUTER: &str = "mhr";
+/// Prefix of a routing domain's link to another domain; inside the domain.
+pub const PEER: &str = "mhp";
 /// Prefix of a routing domain's network namespace.
 pub const NETNS: &str = "mh-";
 

@@ -3,13 +3,14 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use multihome_model::checked::check_network;
 use multihome_model::{
     BondMode, IfName, IpFamilySpec, MacAddr, Mtu, NetworkSpec, NetworkType, PortSecurity, VlanSpec, Vni,
 };
 use multihome_plan::node::{
-    Bond, Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic, NodeState, RemoteNic, Security, Step, TRANSIT, build,
-    diff, simulate,
+    Bond, Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic, NodeState, NodeVpc, RemoteNic, Security, Step, TRANSIT,
+    Via, VpcPeer, build, diff, simulate,
 };
 use proptest::prelude::*;
 
@@ -33,6 +34,24 @@ fn network(i: usize, kind: NetworkType, vpc: Option<u8>, mtu: u32) -> NodeNetwor
         vni: (kind == NetworkType::Overlay).then(|| Vni::new(1000 + i as u32).unwrap()),
         vpc_uid: vpc.map(|v| format!("vpc-uid-{v}")),
     }
+}
+
+/// Two domains that peer, with the subnets of their networks and a route by a NIC's address.
+fn vpcs(nets: &[(NetworkType, Option<u8>, u32)]) -> Vec<NodeVpc> {
+    let subnets = |vpc: u8| -> std::collections::BTreeSet<IpNet> {
+        let of = nets.iter().enumerate().filter(|(_, (_, v, _))| *v == Some(vpc));
+        of.map(|(i, _)| format!("10.{i}.0.0/24").parse().unwrap()).collect()
+    };
+    let vpc = |v: u8| NodeVpc {
+        uid: format!("vpc-uid-{v}"),
+        key: format!("default/vpc{v}"),
+        vni: Vni::new(5000 + u32::from(v)).ok(),
+        mtu: Mtu::new(1450).unwrap(),
+        subnets: subnets(v),
+        static_routes: [("172.16.0.0/12".parse().unwrap(), IpAddr::from([10, v, 0, 101]))].into(),
+        peers: vec![VpcPeer { uid: format!("vpc-uid-{}", 1 - v), subnets: subnets(1 - v) }],
+    };
+    vec![vpc(0), vpc(1)]
 }
 
 /// No device, one of the node's own, or a bond of one or two.
@@ -65,6 +84,7 @@ fn inputs() -> impl Strategy<Value = NodeInput> {
             .enumerate()
             .map(|(i, (net, strict, node))| RemoteNic {
                 network: format!("default/net{net}"),
+                vpc: nets.get(*net).and_then(|(_, v, _)| v.map(|v| format!("vpc-uid-{v}"))),
                 mac: MacAddr([2, 0, 0, 0, 1, i as u8]),
                 addresses: vec![IpAddr::from([10, *net as u8, 0, 100 + i as u8])],
                 security: if *strict { PortSecurity::Strict } else { PortSecurity::Promiscuous },
@@ -72,7 +92,12 @@ fn inputs() -> impl Strategy<Value = NodeInput> {
                 via: IpAddr::from([192, 0, 2, *node]),
             })
             .collect(),
-        node: NodeFacts { fabrics: [("mgmt".to_owned(), fabric(uplink))].into(), tunnel_address: None },
+        node: NodeFacts {
+            name: "node0".into(),
+            fabrics: [("mgmt".to_owned(), fabric(uplink))].into(),
+            tunnel_address: None,
+        },
+        vpcs: vpcs(&nets),
         networks: nets.iter().enumerate().map(|(i, (k, v, m))| network(i, *k, *v, *m)).collect(),
         nics: nics
             .iter()
@@ -128,6 +153,7 @@ proptest! {
         a.networks.reverse();
         a.nics.reverse();
         a.remote.reverse();
+        a.vpcs.reverse();
         prop_assert_eq!(build(&a), before);
     }
 
@@ -168,6 +194,32 @@ proptest! {
             if let Some(known) = state.remotes.get(&device) {
                 let nodes: std::collections::BTreeSet<_> = known.hosts.values().map(|h| h.via).collect();
                 prop_assert_eq!(&known.flood.nodes, &nodes);
+            }
+        }
+    }
+
+    #[test]
+    fn routes_of_a_domain_lead_where_there_is_something(a in inputs()) {
+        for domain in build(&a).domains.values() {
+            for (to, via) in &domain.routes {
+                match via {
+                    Via::Router(mac) => prop_assert!(domain.router.as_ref().is_some_and(|r| r.nodes.contains_key(mac))),
+                    Via::Peer(device) => prop_assert!(domain.peers.contains_key(device)),
+                    Via::Hop(hop) => prop_assert!(domain.legs.values().flat_map(|l| &l.addresses).any(|n| n.contains(hop))),
+                    Via::Unreachable => {}
+                }
+                prop_assert!(domain.legs.values().flat_map(|l| &l.addresses).all(|n| n.trunc() != *to), "{to} is on a leg");
+            }
+        }
+    }
+
+    #[test]
+    fn both_ends_of_a_peering_are_there_or_none(a in inputs()) {
+        let state = build(&a);
+        for (ns, domain) in &state.domains {
+            for peer in domain.peers.values() {
+                let other = state.domains.get(&peer.domain);
+                prop_assert!(other.is_some_and(|o| o.peers.values().any(|p| p.domain == *ns)));
             }
         }
     }

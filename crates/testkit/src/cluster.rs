@@ -66,7 +66,12 @@ impl Cluster {
     /// # Panics
     /// If it cannot.
     pub fn lossy(&self) {
-        let rules = "table bridge loss { chain forward { type filter hook forward priority 0; numgen random mod 100 < 1 drop; } }";
+        let rules = "table bridge loss {
+            chain forward {
+                type filter hook forward priority 0
+                numgen random mod 100 < 1 drop
+            }
+        }";
         self.on_switch("nft", &[rules]);
     }
 

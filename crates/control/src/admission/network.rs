@@ -38,6 +38,14 @@ pub(super) fn validate(req: &Request<'_>, look: &dyn Lookup) -> Verdict {
             conflicts(&key, &checked, k, &other, &mut v);
         }
     }
+    if let Some(vpc) = &checked.vpc {
+        let vpc = Key::new(key.namespace.clone(), vpc.clone());
+        let mut all = super::fabric::domains(look);
+        if let Some(domain) = all.get_mut(&vpc).filter(|d| !d.peers.is_empty()) {
+            domain.networks.insert(key.name.clone(), crate::vpc::subnets(&checked));
+            super::fabric::clashes(&vpc, &all).into_iter().for_each(|(_, text)| v.add("spec", text));
+        }
+    }
     if let Some(old) = req.old {
         let old: Network = parse(old)?;
         holders(look, &key, &old, &checked, &mut v);

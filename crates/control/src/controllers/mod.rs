@@ -109,8 +109,11 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
             let t = ctx.world.read();
             t.nics_of_network(&k).for_each(|nic| queue.push(Work::Nic(nic.clone())));
             t.vms.keys().filter(|vm| waits_for_network(&t, vm)).for_each(|vm| queue.push(Work::Vm(vm.clone())));
-            if let Some(vpc) = t.networks.get(&k).and_then(|n| n.spec.vpc.clone()) {
-                queue.push(Work::Vpc(Key::new(k.namespace.clone(), vpc)));
+            match t.networks.get(&k) {
+                Some(n) => {
+                    n.spec.vpc.iter().for_each(|v| enqueue_vpc(&t, queue, &Key::new(k.namespace.clone(), v.clone())))
+                }
+                None => t.vpcs.keys().for_each(|v| queue.push(Work::Vpc(v.clone()))),
             }
             drop(t);
             queue.push(Work::Network(k));
@@ -122,7 +125,14 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
                 queue.push(if t.vms.contains_key(&vm) { Work::Vm(vm) } else { Work::Vmi(vm) });
             }
             drop(t);
-            networks.into_iter().for_each(|n| queue.push(Work::Network(n)));
+            let t = ctx.world.read();
+            for n in networks {
+                if let Some(vpc) = t.networks.get(&n).and_then(|o| o.spec.vpc.clone()) {
+                    queue.push(Work::Vpc(Key::new(n.namespace.clone(), vpc)));
+                }
+                queue.push(Work::Network(n));
+            }
+            drop(t);
             queue.push(Work::Nic(key));
         }
         Change::Claim(network) => queue.push(Work::Network(network)),
@@ -133,7 +143,13 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
             drop(t);
             queue.push(Work::Fabric(name));
         }
-        Change::Vpc(k) => queue.push(Work::Vpc(k)),
+        Change::Vpc(k) => {
+            enqueue_vpc(&ctx.world.read(), queue, &k);
+            let t = ctx.world.read();
+            let waiting =
+                t.networks.iter().filter(|(n, o)| n.namespace == k.namespace && o.spec.vpc.as_deref() == Some(&k.name));
+            waiting.for_each(|(n, _)| queue.push(Work::Network(n.clone())));
+        }
         Change::Vm(k) => queue.push(Work::Vm(k)),
         Change::Vmi(k) => {
             let t = ctx.world.read();
@@ -151,6 +167,12 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
             pending.for_each(|(k, _)| queue.push(Work::Vmi(k.clone())));
         }
     }
+}
+
+/// A Vpc, and those for which what it offers counts.
+fn enqueue_vpc(t: &crate::world::Tables, queue: &Queue<Work>, vpc: &Key) {
+    queue.push(Work::Vpc(vpc.clone()));
+    crate::vpc::naming(t, vpc).for_each(|k| queue.push(Work::Vpc(k.clone())));
 }
 
 /// Whether a VM has fewer NICs than its manifest names.

@@ -16,10 +16,15 @@ use super::Kernel;
 use super::security::{TABLE, is_assigned};
 use crate::error::{Error, Result};
 
-/// What a domain's namespace is made to do. `arp_ignore` 1: a leg answers for its own address and not
-/// for other subnets' gateways.
-const DOMAIN_SYSCTLS: [(&str, &str); 3] =
-    [("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1"), ("net/ipv4/conf/all/arp_ignore", "1")];
+/// What a domain's namespace is made to do. `arp_ignore` 1: a leg answers for its own address and not for other subnets'
+/// gateways. `rp_filter` 0, whatever the host has: between peers there and back are different ways.
+const DOMAIN_SYSCTLS: [(&str, &str); 5] = [
+    ("net/ipv4/ip_forward", "1"),
+    ("net/ipv6/conf/all/forwarding", "1"),
+    ("net/ipv4/conf/all/arp_ignore", "1"),
+    ("net/ipv4/conf/all/rp_filter", "0"),
+    ("net/ipv4/conf/default/rp_filter", "0"),
+];
 
 /// The host's side of all ways out. Nothing goes from one domain to another, nothing but answers comes
 /// in, and only what the domains have translated to their transit address goes out.

@@ -10,6 +10,7 @@ mod domain;
 mod notes;
 mod observe;
 mod overlay;
+mod router;
 mod security;
 
 use std::collections::BTreeMap;
@@ -97,6 +98,11 @@ impl Kernel {
             Step::PutLeg(ns, name, leg) => self.put_leg(ns, name, leg),
             Step::PutEgress(ns, egress) => self.put_egress(ns, egress),
             Step::DeleteEgress(_, host) => self.delete_egress(host),
+            Step::PutRouter(ns, router) => self.put_router(ns, router),
+            Step::DeleteRouter(ns, name) | Step::DeletePeering(ns, name) => self.delete_inside(ns, name),
+            Step::PutPeering(peering) => self.put_peering(peering),
+            Step::PutRoute(ns, to, via) => self.put_route(ns, *to, via),
+            Step::DeleteRoute(ns, to) => self.delete_route(ns, *to),
             Step::PutPort(name, port) => self.put_port(name, Some(port)),
             Step::DeletePort(name) => self.put_port(name, None),
             Step::PutTap(name, tap) => self.put_tap(name, tap),

@@ -12,7 +12,7 @@ use multihome_plan::node::{Bond, Bridge, Domain, Egress, Leg, NodeState, Tap, Up
 use super::bridge::{bound_mac, learns, read_tap_alias};
 use super::domain::{LEGS, REPLIES, forwarding_key};
 use super::security::{TABLE, device_name, is_assigned};
-use super::{Kernel, is_ours};
+use super::{Kernel, is_ours, router};
 use crate::error::Result;
 
 /// Where a port that has no bridge is said to be. No device has this name.
@@ -161,6 +161,7 @@ impl Kernel {
         let mut ways: BTreeMap<IfName, &Link> = host.ours(names::EGRESS, "veth").collect();
         let forwarding = self.forwarding()?;
         let prefix = self.netns_name(names::NETNS);
+        let mut found = Vec::new();
         for full in Netns::list()? {
             let Some(hash) = full.strip_prefix(&prefix) else { continue };
             let name = format!("{}{hash}", names::NETNS);
@@ -170,9 +171,17 @@ impl Kernel {
             // It may be gone again by now.
             let Some(netns) = Netns::open(&full).unless_missing()? else { continue };
             let inside = look_inside(&netns)?;
-            let mut domain = Domain { legs: BTreeMap::new(), egress: None };
+            found.push((name, netns, inside));
+        }
+        let ends: BTreeMap<_, _> =
+            found.iter().flat_map(|(name, _, inside)| router::ends(&inside.links, name)).collect();
+        for (name, netns, inside) in found {
+            let mut domain = Domain::default();
             for far in inside.links.iter().filter(|l| l.kind == "veth") {
                 let joined = |near: &&Link| near.index == far.parent && near.parent == far.index;
+                if is_ours(&far.name, names::PEER) {
+                    continue;
+                }
                 if let Some(name) = find(&legs, joined) {
                     let near = legs.remove(&name).unwrap_or(far);
                     domain.legs.extend(observed_leg(host, &inside, near, far).map(|leg| (name, leg)));
@@ -181,6 +190,7 @@ impl Kernel {
                     domain.egress = observed_egress(host, &inside, name, near, far, &forwarding);
                 }
             }
+            router::observe(&mut Rtnl::open_in(&netns)?, &inside.links, &ends, &mut domain)?;
             state.domains.insert(name, domain);
         }
         // Ends whose domain is gone lead nowhere; they are shown in domains that nobody wants.
@@ -194,7 +204,7 @@ impl Kernel {
                 mtu: Mtu::ETHERNET,
                 symmetric: false,
             };
-            let lost = Domain { legs: BTreeMap::from([(name, leg)]), egress: None };
+            let lost = Domain { legs: BTreeMap::from([(name, leg)]), ..Domain::default() };
             state.domains.insert(format!("{}lost-{i}", names::NETNS), lost);
         }
         Ok(())

@@ -8,6 +8,7 @@ use multihome_model::checked::CheckedNetwork;
 use multihome_model::{DhcpMode, Family, IfName, MacAddr, Mtu, NetworkType, PortSecurity, Vni, names};
 
 use super::overlay::{RemoteNic, remotes};
+use super::vpc::{NodeVpc, add_vpcs};
 use super::{Bond, Bridge, Domain, Egress, Leg, NodeState, Port, Security, Service, Tap, Uplink, UplinkKind};
 
 /// UDP port of VXLAN (RFC 7348 section 5).
@@ -67,6 +68,8 @@ pub struct Fabric {
 /// What the node itself is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeFacts {
+    /// Its name.
+    pub name: String,
     /// Fabrics by name.
     pub fabrics: BTreeMap<String, Fabric>,
     /// Outer source address of overlays.
@@ -82,8 +85,10 @@ pub struct NodeInput {
     pub networks: Vec<NodeNetwork>,
     /// NICs, in any order.
     pub nics: Vec<NodeNic>,
-    /// NICs of other nodes on these networks, in any order.
+    /// NICs of other nodes on these networks and on those of the routing domains below, in any order.
     pub remote: Vec<RemoteNic>,
+    /// The routing domains of these networks, and those that they peer with, in any order.
+    pub vpcs: Vec<NodeVpc>,
 }
 
 /// The device name of a NIC's tap.
@@ -125,6 +130,7 @@ pub fn build(input: &NodeInput) -> NodeState {
         state.remotes.extend(remotes(network, input.nics.iter().any(open), &input.remote));
         add_leg(network, bridge, &mut state);
     }
+    add_vpcs(input, &mut state);
     assign_transit(&networks, &mut state);
     for nic in &input.nics {
         if let Some(network) = by_key.get(nic.network.as_str()) {
@@ -168,8 +174,7 @@ fn add_leg(network: &NodeNetwork, bridge: IfName, state: &mut NodeState) {
     if addresses.is_empty() {
         return;
     }
-    let domain =
-        state.domains.entry(domain_name(network)).or_insert_with(|| Domain { legs: BTreeMap::new(), egress: None });
+    let domain: &mut Domain = state.domains.entry(domain_name(network)).or_default();
     domain.legs.insert(
         names::device(names::LEG, &network.uid),
         Leg {

@@ -3,7 +3,7 @@
 
 use multihome_model::IfName;
 
-use super::{NodeState, Step};
+use super::{NodeState, Peering, Router, Step, Via};
 
 /// The ordered steps from `observed` to `desired`. Empty where they are equal.
 pub fn diff(observed: &NodeState, desired: &NodeState) -> Vec<Step> {
@@ -34,6 +34,16 @@ fn remove(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
         {
             steps.push(Step::DeleteEgress(ns.clone(), egress.host.clone()));
         }
+        // A domain that goes takes its inside along.
+        if let Some(wanted) = wanted {
+            let gone = domain.routes.keys().filter(|to| !wanted.routes.contains_key(*to));
+            steps.extend(gone.map(|to| Step::DeleteRoute(ns.clone(), *to)));
+            let gone = domain.peers.keys().filter(|device| !wanted.peers.contains_key(*device));
+            steps.extend(gone.map(|device| Step::DeletePeering(ns.clone(), device.clone())));
+            if let (Some(router), None) = (&domain.router, &wanted.router) {
+                steps.push(Step::DeleteRouter(ns.clone(), router.device.clone()));
+            }
+        }
     }
     for (name, seen) in &observed.remotes {
         let wanted = desired.remotes.get(name);
@@ -54,6 +64,45 @@ fn remove(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
     }
     for name in observed.domains.keys().filter(|n| !desired.domains.contains_key(*n)) {
         steps.push(Step::DeleteDomain(name.clone()));
+    }
+}
+
+/// Tunnels of domains, links between them, and then the routes by both.
+fn inside(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
+    for (ns, domain) in &desired.domains {
+        let seen = observed.domains.get(ns);
+        if let Some(router) = &domain.router
+            && seen.and_then(|s| s.router.as_ref()) != Some(router)
+        {
+            steps.push(Step::PutRouter(ns.clone(), router.clone()));
+        }
+        for (device, peer) in domain.peers.iter().filter(|(_, p)| *ns < p.domain) {
+            let Some(other) = desired.domains.get(&peer.domain) else { continue };
+            let Some((far, back)) = other.peers.iter().find(|(_, p)| p.domain == *ns) else { continue };
+            let there =
+                |ns: &str, device, peer| observed.domains.get(ns).is_some_and(|d| d.peers.get(device) == Some(peer));
+            if !there(ns, device, peer) || !there(&peer.domain, far, back) {
+                let near = (ns.clone(), device.clone(), peer.alias.clone());
+                let far = (peer.domain.clone(), far.clone(), back.alias.clone());
+                steps.push(Step::PutPeering(Peering { ends: [near, far] }));
+            }
+        }
+    }
+    for (ns, domain) in &desired.domains {
+        let seen = observed.domains.get(ns);
+        // Routes by a device that is made anew went with the old one.
+        let fresh = |via: &Via| match via {
+            Via::Router(_) => {
+                seen.and_then(|s| s.router.as_ref()).map(Router::kind) != domain.router.as_ref().map(Router::kind)
+            }
+            Via::Peer(device) => seen.and_then(|s| s.peers.get(device)) != domain.peers.get(device),
+            Via::Hop(_) | Via::Unreachable => false,
+        };
+        for (to, via) in &domain.routes {
+            if seen.and_then(|s| s.routes.get(to)) != Some(via) || fresh(via) {
+                steps.push(Step::PutRoute(ns.clone(), *to, via.clone()));
+            }
+        }
     }
 }
 
@@ -107,6 +156,7 @@ fn add(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
             steps.push(Step::PutEgress(ns.clone(), egress.clone()));
         }
     }
+    inside(observed, desired, steps);
     for (name, port) in &desired.ports {
         if observed.ports.get(name) != Some(port) {
             steps.push(Step::PutPort(name.clone(), port.clone()));

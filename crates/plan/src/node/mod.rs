@@ -7,6 +7,7 @@ mod build;
 mod diff;
 mod overlay;
 mod simulate;
+mod vpc;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -21,6 +22,7 @@ pub use build::{
 pub use diff::diff;
 pub use overlay::{Flood, Remote, RemoteNic, Remotes, remotes};
 pub use simulate::simulate;
+pub use vpc::{NodeVpc, Peer, Peering, Router, Via, VpcPeer, peer_device, router_mac};
 
 /// What a node holds, or is to hold, of ours. Nothing else on the node is described, and nothing else is touched.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,13 +106,22 @@ pub enum UplinkKind {
     },
 }
 
-/// A routing domain: a network namespace with one leg per subnet, and maybe a way out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A routing domain: a network namespace with one leg per subnet, and maybe ways out, to other nodes and to other domains.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Domain {
     /// Gateway legs, by the name of their end on the bridge.
     pub legs: BTreeMap<IfName, Leg>,
     /// The way out to the host's own network.
     pub egress: Option<Egress>,
+    /// The tunnel to the same domain on other nodes.
+    #[serde(default)]
+    pub router: Option<Router>,
+    /// Links to other domains on this node, by the name of this domain's end.
+    #[serde(default)]
+    pub peers: BTreeMap<IfName, Peer>,
+    /// Routes beside those that follow from legs and the way out.
+    #[serde(default)]
+    pub routes: BTreeMap<IpNet, Via>,
 }
 
 /// A subnet's gateway: a veth pair from the network's bridge into the domain.
@@ -240,6 +251,18 @@ pub enum Step {
     PutEgress(String, Egress),
     /// Remove the domain's way out; the second field is the host's end.
     DeleteEgress(String, IfName),
+    /// Make the domain's tunnel to other nodes, or make it this; a device of another kind is replaced.
+    PutRouter(String, Router),
+    /// Remove the domain's tunnel to other nodes.
+    DeleteRouter(String, IfName),
+    /// Make the link between two domains, or make it anew if it is not whole.
+    PutPeering(Peering),
+    /// Remove a domain's end of a link to another domain, and so the link.
+    DeletePeering(String, IfName),
+    /// Make this the domain's route to a destination.
+    PutRoute(String, IpNet, Via),
+    /// Remove the domain's route to a destination.
+    DeleteRoute(String, IpNet),
     /// Make exactly these facts true for the port, whether the device exists or not.
     PutPort(IfName, Port),
     /// Forget the port's facts.

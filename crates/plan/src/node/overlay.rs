@@ -14,6 +14,8 @@ use super::NodeNetwork;
 pub struct RemoteNic {
     /// `NAMESPACE/NAME` of its network.
     pub network: String,
+    /// Uid of the Vpc of its network.
+    pub vpc: Option<String>,
     /// Its MAC.
     pub mac: MacAddr,
     /// All its addresses.
