@@ -324,7 +324,7 @@ fn enqueue(agent: &Agent, change: Change) {
             }
         }
         Change::Vmi(key) => agent.queue.push(Work::Instance(key)),
-        Change::Node(_) => agent.queue.push(Work::Node),
+        Change::Node(_) | Change::Floating(_) => agent.queue.push(Work::Node),
         Change::Claim(_) | Change::Vm(_) => {}
     }
 }

@@ -61,6 +61,7 @@ fn layer2(network: &NodeNetwork, input: &NodeInput, failures: &[StepError]) -> P
             Step::PutBridge(name, _) => *name == bridge,
             Step::PutUplink(_, u) => u.bridge == bridge,
             Step::PutLeg(_, _, leg) => leg.bridge == bridge,
+            Step::PutFloating(_, _, floating) => floating.bridge == bridge,
             Step::PutFlood(name, _) | Step::PutRemote(name, ..) => tunnel(network).is_some_and(|u| u == *name),
             Step::CreateDomain(ns) | Step::PutEgress(ns, _) | Step::PutRouter(ns, _) | Step::PutRoute(ns, ..) => {
                 network.spec.owns_gateway && *ns == domain

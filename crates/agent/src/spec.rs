@@ -6,11 +6,11 @@ use ipnet::IpNet;
 use kube::ResourceExt;
 use multihome_control::vpc::Exchange;
 use multihome_control::world::Tables;
-use multihome_control::{Key, fabric, vm, vpc};
+use multihome_control::{Key, fabric, floating, vm, vpc};
 use multihome_model::checked::{CheckedNetwork, check_network};
 use multihome_model::kubevirt::VirtualMachineInstance;
 use multihome_model::{NetworkInterface, NicModel, Vni};
-use multihome_plan::node::{NodeInput, NodeNetwork, NodeNic, NodeVpc, RemoteNic, VpcPeer};
+use multihome_plan::node::{NodeFloating, NodeInput, NodeNetwork, NodeNic, NodeVpc, RemoteNic, VpcPeer};
 use multihome_vmm as vmm;
 use multihome_vmm::images::ImageStore;
 
@@ -18,7 +18,13 @@ use multihome_vmm::images::ImageStore;
 pub(crate) fn node_input(t: &Tables, node: &str) -> NodeInput {
     let nics: Vec<NodeNic> = t.nics.values().filter(|n| carrier(n) == Some(node)).map(|n| node_nic(n)).collect();
     let carried: BTreeSet<&str> = nics.iter().map(|n| n.network.as_str()).collect();
-    let here: BTreeSet<Key> = t.networks.keys().filter(|k| carried.contains(k.to_string().as_str())).cloned().collect();
+    let mine: BTreeSet<&str> = nics.iter().map(|n| n.uid.as_str()).collect();
+    let planned = t.floating.values().filter(|f| f.metadata.deletion_timestamp.is_none());
+    let planned = planned.filter_map(|f| floating::planned(t, f)).filter(|(_, f)| mine.contains(f.nic.as_str()));
+    let (outside, floating): (Vec<Key>, Vec<NodeFloating>) = planned.unzip();
+    let mut here: BTreeSet<Key> =
+        t.networks.keys().filter(|k| carried.contains(k.to_string().as_str())).cloned().collect();
+    here.extend(outside);
     let networks = here.iter().filter_map(|k| node_network(t, k)).collect();
     let vpc_of = |k: &Key| Some(Key::new(k.namespace.clone(), t.networks.get(k)?.spec.vpc.clone()?));
     let own: BTreeSet<Key> = here.iter().filter_map(vpc_of).collect();
@@ -33,7 +39,7 @@ pub(crate) fn node_input(t: &Tables, node: &str) -> NodeInput {
     let in_vpcs = around.iter().flat_map(|v| vpc::members(t, v)).map(|(k, _)| k.clone());
     let concerned: BTreeSet<Key> = here.iter().cloned().chain(in_vpcs).collect();
     let remote = concerned.iter().flat_map(|k| remote_nics(t, node, k)).collect();
-    NodeInput { node: fabric::facts(t, node), networks, nics, remote, vpcs }
+    NodeInput { node: fabric::facts(t, node), networks, nics, remote, floating, vpcs }
 }
 
 /// A routing domain as the planner takes it.

@@ -7,6 +7,7 @@ pub mod admission;
 pub mod controllers;
 pub mod events;
 pub mod fabric;
+pub mod floating;
 pub mod node;
 pub mod queue;
 pub mod status;

@@ -82,6 +82,8 @@ fn describe(step: &Step) -> String {
         Step::DeleteRouter(ns, name) => format!("cannot remove tunnel {name} of {ns}"),
         Step::PutPeering(p) => format!("cannot link {} and {}", p.ends[0].0, p.ends[1].0),
         Step::DeletePeering(ns, name) => format!("cannot remove link {name} of {ns}"),
+        Step::PutFloating(_, _, f) => format!("cannot set up {} ({})", f.alias, f.address),
+        Step::DeleteFloating(ns, name) => format!("cannot remove floating address {name} of {ns}"),
         Step::PutRoute(ns, to, _) => format!("cannot set the route to {to} of {ns}"),
         Step::DeleteRoute(ns, to) => format!("cannot remove the route to {to} of {ns}"),
         Step::DeleteTap(name) => format!("cannot remove tap {name}"),

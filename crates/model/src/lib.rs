@@ -12,6 +12,7 @@ mod claim;
 mod cluster_network;
 pub mod condition;
 mod crd;
+mod floating;
 pub mod kubevirt;
 mod nad;
 pub mod names;
@@ -29,6 +30,7 @@ pub use cluster_network::{
 };
 pub use condition::Condition;
 pub use crd::{crds, served_types};
+pub use floating::{FloatingIP, FloatingIPSpec, FloatingIPStatus, PortForward, Protocol};
 pub use nad::{NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec};
 pub use network::{
     Addressing, Connectivity, DhcpMode, IpFamilySpec, Network, NetworkRoute, NetworkSpec, NetworkStatus, NetworkType,

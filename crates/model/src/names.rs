@@ -29,6 +29,10 @@ pub const EGRESS: &str = "mhe";
 pub const ROUTER: &str = "mhr";
 /// Prefix of a routing domain's link to another domain; inside the domain.
 pub const PEER: &str = "mhp";
+/// Prefix of a floating address's leg on the bridge of the network that it is from.
+pub const FLOATING: &str = "mhf";
+/// Prefix of a floating address's leg in the routing domain of the NIC that it leads to.
+pub const FLOATING_PEER: &str = "mhi";
 /// Prefix of a routing domain's network namespace.
 pub const NETNS: &str = "mh-";
 

@@ -9,8 +9,8 @@ use multihome_model::{
     BondMode, IfName, IpFamilySpec, MacAddr, Mtu, NetworkSpec, NetworkType, PortSecurity, VlanSpec, Vni,
 };
 use multihome_plan::node::{
-    Bond, Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic, NodeState, NodeVpc, RemoteNic, Security, Step, TRANSIT,
-    Via, VpcPeer, build, diff, simulate,
+    Bond, Fabric, Forward, NodeFacts, NodeFloating, NodeInput, NodeNetwork, NodeNic, NodeState, NodeVpc, RemoteNic,
+    Security, Step, TRANSIT, Transport, Via, VpcPeer, build, diff, simulate,
 };
 use proptest::prelude::*;
 
@@ -97,6 +97,23 @@ fn inputs() -> impl Strategy<Value = NodeInput> {
             fabrics: [("mgmt".to_owned(), fabric(uplink))].into(),
             tunnel_address: None,
         },
+        floating: nics
+            .iter()
+            .enumerate()
+            .filter(|(i, (net, ..))| i % 2 == 0 && *net != 4)
+            .map(|(i, (net, strict, _))| NodeFloating {
+                uid: format!("floating-{i}"),
+                key: format!("default/floating{i}"),
+                network: "default/net4".into(),
+                address: [10, 4, 0, 200 + i as u8].into(),
+                nic: format!("nic-{i}"),
+                target: [10, *net as u8, 0, 10 + i as u8].into(),
+                forwards: (!strict)
+                    .then_some(Forward { transport: Transport::Tcp, port: 80, target: 8080 })
+                    .into_iter()
+                    .collect(),
+            })
+            .collect(),
         vpcs: vpcs(&nets),
         networks: nets.iter().enumerate().map(|(i, (k, v, m))| network(i, *k, *v, *m)).collect(),
         nics: nics

@@ -322,6 +322,8 @@ fn describe(step: &multihome_plan::node::Step) -> String {
         Step::DeleteRouter(ns, n) => format!("remove tunnel {n} of {ns}"),
         Step::PutPeering(p) => format!("link {} and {}", p.ends[0].0, p.ends[1].0),
         Step::DeletePeering(ns, n) => format!("remove link {n} of {ns}"),
+        Step::PutFloating(ns, _, f) => format!("{ns}: {} leads to {}", f.address, f.target),
+        Step::DeleteFloating(ns, n) => format!("{ns}: remove floating address {n}"),
         Step::PutRoute(ns, to, via) => format!("{ns}: {to} {}", via_text(via)),
         Step::DeleteRoute(ns, to) => format!("{ns}: no route to {to}"),
         Step::DeleteRemote(n, mac) => format!("{n}: forget {mac}"),

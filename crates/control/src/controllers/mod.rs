@@ -1,6 +1,7 @@
 //! The controllers: one queue, one handler per kind.
 
 mod fabric;
+mod floating;
 mod network;
 mod nic;
 mod node;
@@ -28,6 +29,7 @@ enum Work {
     Nic(Key),
     Vpc(Key),
     Fabric(String),
+    Floating(Key),
     Vm(Key),
     Vmi(Key),
 }
@@ -79,6 +81,7 @@ pub async fn run(client: Client, world: World) {
                 Work::Nic(k) => nic::reconcile(&ctx, k).await,
                 Work::Vpc(k) => vpc::reconcile(&ctx, k).await,
                 Work::Fabric(name) => fabric::reconcile(&ctx, name).await,
+                Work::Floating(k) => floating::reconcile(&ctx, k).await,
                 Work::Vm(k) => vm::reconcile_vm(&ctx, k).await,
                 Work::Vmi(k) => vm::reconcile_vmi(&ctx, k).await,
             };
@@ -98,6 +101,7 @@ fn enqueue_everything(ctx: &Context, queue: &Queue<Work>) {
     t.vpcs.keys().for_each(|k| queue.push(Work::Vpc(k.clone())));
     t.networks.keys().for_each(|k| queue.push(Work::Network(k.clone())));
     t.nics.keys().for_each(|k| queue.push(Work::Nic(k.clone())));
+    t.floating.keys().for_each(|k| queue.push(Work::Floating(k.clone())));
     t.vms.keys().for_each(|k| queue.push(Work::Vm(k.clone())));
     t.vmis.keys().for_each(|k| queue.push(Work::Vmi(k.clone())));
 }
@@ -109,6 +113,9 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
             let t = ctx.world.read();
             t.nics_of_network(&k).for_each(|nic| queue.push(Work::Nic(nic.clone())));
             t.vms.keys().filter(|vm| waits_for_network(&t, vm)).for_each(|vm| queue.push(Work::Vm(vm.clone())));
+            let from = |f: &Key, spec: &str| Key::reference(spec, &f.namespace) == k;
+            let floating = t.floating.iter().filter(|(f, o)| from(f, &o.spec.network));
+            floating.for_each(|(f, _)| queue.push(Work::Floating(f.clone())));
             match t.networks.get(&k) {
                 Some(n) => {
                     n.spec.vpc.iter().for_each(|v| enqueue_vpc(&t, queue, &Key::new(k.namespace.clone(), v.clone())))
@@ -132,6 +139,8 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
                 }
                 queue.push(Work::Network(n));
             }
+            let led = t.floating.iter().filter(|(k, f)| k.namespace == key.namespace && f.spec.nic == key.name);
+            led.for_each(|(k, _)| queue.push(Work::Floating(k.clone())));
             drop(t);
             queue.push(Work::Nic(key));
         }
@@ -150,6 +159,7 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
                 t.networks.iter().filter(|(n, o)| n.namespace == k.namespace && o.spec.vpc.as_deref() == Some(&k.name));
             waiting.for_each(|(n, _)| queue.push(Work::Network(n.clone())));
         }
+        Change::Floating(k) => queue.push(Work::Floating(k)),
         Change::Vm(k) => queue.push(Work::Vm(k)),
         Change::Vmi(k) => {
             let t = ctx.world.read();

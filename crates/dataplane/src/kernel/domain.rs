@@ -106,7 +106,7 @@ table inet {REPLIES} {{
 }
 
 /// Gives a link exactly these addresses; link-local IPv6 ones are the kernel's own.
-fn set_addresses(rtnl: &mut Rtnl, index: u32, wanted: &BTreeSet<(IpAddr, u8)>) -> Result<()> {
+pub(super) fn set_addresses(rtnl: &mut Rtnl, index: u32, wanted: &BTreeSet<(IpAddr, u8)>) -> Result<()> {
     let addresses = |rtnl: &mut Rtnl| -> Result<BTreeSet<(IpAddr, u8)>> {
         let all = rtnl.addresses()?.into_iter();
         let own = all.filter(|a| a.index == index && is_assigned(a.ip));
@@ -147,7 +147,13 @@ impl Kernel {
     }
 
     /// A veth pair from the host's namespace into a domain: there already, or made anew.
-    fn pair(&mut self, netns: &Netns, inside: &mut Rtnl, outer: &IfName, inner: &IfName) -> Result<(u32, u32)> {
+    pub(super) fn pair(
+        &mut self,
+        netns: &Netns,
+        inside: &mut Rtnl,
+        outer: &IfName,
+        inner: &IfName,
+    ) -> Result<(u32, u32)> {
         self.require(Capability::Veth, || "gateways".into())?;
         let near = self.expect(outer, "veth")?;
         let far = inside.link(inner.as_str())?;

@@ -7,6 +7,7 @@
 mod bond;
 mod bridge;
 mod domain;
+mod floating;
 mod notes;
 mod observe;
 mod overlay;
@@ -101,6 +102,8 @@ impl Kernel {
             Step::PutRouter(ns, router) => self.put_router(ns, router),
             Step::DeleteRouter(ns, name) | Step::DeletePeering(ns, name) => self.delete_inside(ns, name),
             Step::PutPeering(peering) => self.put_peering(peering),
+            Step::PutFloating(ns, name, floating) => self.put_floating(ns, name, floating),
+            Step::DeleteFloating(ns, name) => self.delete_floating(ns, name),
             Step::PutRoute(ns, to, via) => self.put_route(ns, *to, via),
             Step::DeleteRoute(ns, to) => self.delete_route(ns, *to),
             Step::PutPort(name, port) => self.put_port(name, Some(port)),

@@ -12,7 +12,7 @@ use multihome_plan::node::{Bond, Bridge, Domain, Egress, Leg, NodeState, Tap, Up
 use super::bridge::{bound_mac, learns, read_tap_alias};
 use super::domain::{LEGS, REPLIES, forwarding_key};
 use super::security::{TABLE, device_name, is_assigned};
-use super::{Kernel, is_ours, router};
+use super::{Kernel, floating, is_ours, router};
 use crate::error::Result;
 
 /// Where a port that has no bridge is said to be. No device has this name.
@@ -159,6 +159,7 @@ impl Kernel {
     fn observe_domains(&mut self, host: &Host, state: &mut NodeState) -> Result<()> {
         let mut legs: BTreeMap<IfName, &Link> = host.ours(names::LEG, "veth").collect();
         let mut ways: BTreeMap<IfName, &Link> = host.ours(names::EGRESS, "veth").collect();
+        let mut floats: BTreeMap<IfName, &Link> = host.ours(names::FLOATING, "veth").collect();
         let forwarding = self.forwarding()?;
         let prefix = self.netns_name(names::NETNS);
         let mut found = Vec::new();
@@ -185,6 +186,12 @@ impl Kernel {
                 if let Some(name) = find(&legs, joined) {
                     let near = legs.remove(&name).unwrap_or(far);
                     domain.legs.extend(observed_leg(host, &inside, near, far).map(|leg| (name, leg)));
+                } else if let Some(name) = find(&floats, joined) {
+                    let near = floats.remove(&name).unwrap_or(far);
+                    let (bridge, fixed) = (host.bridge_of(near), host.fixed(near, far.mac));
+                    let (mut rtnl, mut nft) = (Rtnl::open_in(&netns)?, Nft::open_in(&netns)?);
+                    let seen = floating::observed(&mut rtnl, &mut nft, (&name, near), far, bridge, fixed)?;
+                    domain.floating.extend(seen.map(|f| (name, f)));
                 } else if let Some(name) = find(&ways, joined) {
                     let near = ways.remove(&name).unwrap_or(far);
                     domain.egress = observed_egress(host, &inside, name, near, far, &forwarding);
@@ -194,7 +201,7 @@ impl Kernel {
             state.domains.insert(name, domain);
         }
         // Ends whose domain is gone lead nowhere; they are shown in domains that nobody wants.
-        for (i, name) in legs.into_keys().chain(ways.into_keys()).enumerate() {
+        for (i, name) in legs.into_keys().chain(ways.into_keys()).chain(floats.into_keys()).enumerate() {
             let leg = Leg {
                 alias: String::new(),
                 bridge: IfName::new(NOWHERE).expect("a dash is a device name"),

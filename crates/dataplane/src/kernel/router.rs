@@ -38,7 +38,8 @@ fn entry(index: u32, mac: MacAddr, node: IpAddr) -> FdbEntry {
 }
 
 impl Kernel {
-    fn inside(&self, domain: &str) -> Result<Option<(Netns, Rtnl)>> {
+    /// A domain's namespace, if it is there.
+    pub(super) fn inside(&self, domain: &str) -> Result<Option<(Netns, Rtnl)>> {
         let Some(netns) = Netns::open(&self.netns_name(domain)).unless_missing()? else { return Ok(None) };
         let rtnl = Rtnl::open_in(&netns)?;
         Ok(Some((netns, rtnl)))

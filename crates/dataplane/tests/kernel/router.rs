@@ -101,6 +101,7 @@ fn input(node: usize, nics: &[Place]) -> NodeInput {
             })
             .collect(),
         vpcs: vec![vpc("red", "blue", 9001), vpc("blue", "red", 9002)],
+        floating: vec![],
     }
 }
 
@@ -154,4 +155,104 @@ fn domains_route_between_nodes_and_to_their_peers() {
         reach(engine, &NodeState::default());
     }
     assert_eq!((a.namespaces(), b.namespaces()), (vec![], vec![]));
+}
+
+/// An untagged network 198.18.0.0/24 on a device of the node, with a router of somebody else's.
+fn outside(device: &str) -> (NodeNetwork, multihome_plan::node::Fabric) {
+    let spec = NetworkSpec {
+        r#type: NetworkType::Untagged,
+        cluster_network: Some("street".into()),
+        ipv4: Some(IpFamilySpec {
+            cidr: Some("198.18.0.0/24".into()),
+            gateway: Some("198.18.0.1".into()),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let network = NodeNetwork {
+        uid: "street".into(),
+        key: "default/street".into(),
+        spec: check_network("street", &spec).unwrap(),
+        mtu: Mtu::ETHERNET,
+        vni: None,
+        vpc_uid: None,
+    };
+    (network, multihome_plan::node::Fabric { device: IfName::new(device).ok(), bond: None })
+}
+
+#[test]
+fn a_floating_address_leads_in_and_out_of_a_domain() {
+    use multihome_plan::node::{Forward, NodeFloating, Transport};
+    let Some(host) = host("a_floating_address_leads_in_and_out_of_a_domain") else { return };
+    // A street with a router, which knows the way to 192.88.99.1.
+    let street = Netns::anonymous().unwrap();
+    let up = || LinkChange { up: Some(true), ..LinkChange::default() };
+    let peer = VethPeer { name: "wire", netns: Some(street.as_fd()), mac: None, mtu: None };
+    let mut near = Rtnl::open_in(&host.netns).unwrap();
+    near.create(&NewLink { name: "eth1", kind: LinkKind::Veth { peer }, change: up() }).unwrap();
+    let mut far = Rtnl::open_in(&street).unwrap();
+    let wire = far.index("wire").unwrap();
+    far.change(wire, &up()).unwrap();
+    far.change_named("lo", &up()).unwrap();
+    for (index, address, prefix) in [(wire, "198.18.0.1", 24), (1, "192.88.99.1", 32)] {
+        far.address_set(&Address { index, ip: address.parse().unwrap(), prefix }, true).unwrap();
+    }
+    let nics: [Place; 2] = [(1, 10, 0), (1, 11, 0)];
+    let floating = |forwards: &[Forward]| NodeFloating {
+        uid: "float".into(),
+        key: "default/float".into(),
+        network: "default/street".into(),
+        address: "198.18.0.77".parse().unwrap(),
+        nic: "nic1.10".into(),
+        target: "10.1.0.10".parse().unwrap(),
+        forwards: forwards.iter().copied().collect(),
+    };
+    let planned = |forwards: &[Forward]| {
+        let mut input = input(0, &nics);
+        let (network, fabric) = outside("eth1");
+        input.networks.push(network);
+        input.node.fabrics.insert("street".into(), fabric);
+        input.floating.push(floating(forwards));
+        build(&input)
+    };
+    let mut engine = host.engine();
+    reach(&mut engine, &planned(&[]));
+    let mut ten = guest(&host, &engine, 1, 10);
+    let mut eleven = guest(&host, &engine, 1, 11);
+    // Out: the street sees the floating address.
+    assert!(ten.ping_for(ip("192.88.99.1"), ip("10.1.0.1"), PATIENCE), "out by the floating address");
+    let seen = far.neighbours().unwrap();
+    assert!(seen.iter().any(|n| n.ip == IpAddr::from([198, 18, 0, 77])), "{seen:?}");
+    assert!(!eleven.ping_for(ip("192.88.99.1"), ip("10.1.0.1"), SILENCE), "it is one NIC's alone");
+    // In: as a stranger on the street sees it.
+    let asks = |to: &str| {
+        let to = to.to_owned();
+        street
+            .run(move || {
+                std::process::Command::new("ping").args(["-c", "1", "-W", "2", &to]).output().unwrap().status.success()
+            })
+            .unwrap()
+    };
+    assert!(asks("198.18.0.77"), "in by the floating address");
+    // Ports alone: nothing goes out by it, and nothing but them comes in.
+    let web = Forward { transport: Transport::Tcp, port: 80, target: 8080 };
+    reach(&mut engine, &planned(&[web]));
+    assert!(!ten.ping_for(ip("192.88.99.1"), ip("10.1.0.1"), SILENCE));
+    let connect = street.run(|| {
+        let socket = std::net::TcpStream::connect_timeout(&"198.18.0.77:80".parse().unwrap(), SILENCE);
+        drop(socket);
+    });
+    connect.unwrap();
+    let syn = ten.sees(PATIENCE, |f| f[12..14] == [8, 0] && f[23] == 6 && f[36..38] == 8080u16.to_be_bytes());
+    assert!(syn.is_some(), "the connection arrives at the NIC's port");
+    // A crash half way, and gone without a trace.
+    let steps = diff(&NodeState::default(), &planned(&[web]));
+    reach(&mut engine, &NodeState::default());
+    for cut in 0..steps.len() {
+        assert!(host.engine().apply(&steps[..cut]).is_empty());
+        reach(&mut host.engine(), &planned(&[web]));
+        reach(&mut host.engine(), &NodeState::default());
+    }
+    assert_eq!(host.namespaces(), [""; 0]);
+    assert!(!host.links().iter().any(|l| l.starts_with("mh")), "{:?}", host.links());
 }

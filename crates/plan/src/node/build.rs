@@ -7,6 +7,7 @@ use ipnet::{IpNet, Ipv4Net};
 use multihome_model::checked::CheckedNetwork;
 use multihome_model::{DhcpMode, Family, IfName, MacAddr, Mtu, NetworkType, PortSecurity, Vni, names};
 
+use super::floating::{NodeFloating, add_floating};
 use super::overlay::{RemoteNic, remotes};
 use super::vpc::{NodeVpc, add_vpcs};
 use super::{Bond, Bridge, Domain, Egress, Leg, NodeState, Port, Security, Service, Tap, Uplink, UplinkKind};
@@ -87,6 +88,8 @@ pub struct NodeInput {
     pub nics: Vec<NodeNic>,
     /// NICs of other nodes on these networks and on those of the routing domains below, in any order.
     pub remote: Vec<RemoteNic>,
+    /// Floating addresses of these NICs; the networks that they are from are among those above.
+    pub floating: Vec<NodeFloating>,
     /// The routing domains of these networks, and those that they peer with, in any order.
     pub vpcs: Vec<NodeVpc>,
 }
@@ -106,10 +109,11 @@ pub fn domain_name(network: &NodeNetwork) -> String {
     format!("{}{}", names::NETNS, names::short_hash(domain_uid(network)))
 }
 
-/// Computes what the node must hold. Networks without a NIC on this node take nothing.
+/// Computes what the node must hold. Networks without a NIC, or a floating address, on this node take nothing.
 pub fn build(input: &NodeInput) -> NodeState {
     let mut state = NodeState::default();
-    let carried: BTreeSet<&str> = input.nics.iter().map(|n| n.network.as_str()).collect();
+    let outside = input.floating.iter().map(|f| f.network.as_str());
+    let carried: BTreeSet<&str> = input.nics.iter().map(|n| n.network.as_str()).chain(outside).collect();
     let mut networks: Vec<&NodeNetwork> = input.networks.iter().filter(|n| carried.contains(n.key.as_str())).collect();
     networks.sort_by(|a, b| a.uid.cmp(&b.uid));
     let by_key: BTreeMap<&str, &NodeNetwork> = networks.iter().map(|n| (n.key.as_str(), *n)).collect();
@@ -131,6 +135,7 @@ pub fn build(input: &NodeInput) -> NodeState {
         add_leg(network, bridge, &mut state);
     }
     add_vpcs(input, &mut state);
+    add_floating(input, &by_key, &mut state);
     assign_transit(&networks, &mut state);
     for nic in &input.nics {
         if let Some(network) = by_key.get(nic.network.as_str()) {

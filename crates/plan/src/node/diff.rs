@@ -34,6 +34,12 @@ fn remove(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
         {
             steps.push(Step::DeleteEgress(ns.clone(), egress.host.clone()));
         }
+        for (name, floating) in &domain.floating {
+            // Translations of conversations that run go with the old one.
+            if wanted.and_then(|w| w.floating.get(name)).is_none_or(|w| w.table != floating.table) {
+                steps.push(Step::DeleteFloating(ns.clone(), name.clone()));
+            }
+        }
         // A domain that goes takes its inside along.
         if let Some(wanted) = wanted {
             let gone = domain.routes.keys().filter(|to| !wanted.routes.contains_key(*to));
@@ -98,6 +104,11 @@ fn inside(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
             Via::Peer(device) => seen.and_then(|s| s.peers.get(device)) != domain.peers.get(device),
             Via::Hop(_) | Via::Unreachable => false,
         };
+        for (name, floating) in &domain.floating {
+            if seen.and_then(|s| s.floating.get(name)) != Some(floating) {
+                steps.push(Step::PutFloating(ns.clone(), name.clone(), floating.clone()));
+            }
+        }
         for (to, via) in &domain.routes {
             if seen.and_then(|s| s.routes.get(to)) != Some(via) || fresh(via) {
                 steps.push(Step::PutRoute(ns.clone(), *to, via.clone()));

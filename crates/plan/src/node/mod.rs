@@ -5,6 +5,7 @@
 
 mod build;
 mod diff;
+mod floating;
 mod overlay;
 mod simulate;
 mod vpc;
@@ -20,6 +21,7 @@ pub use build::{
     Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic, TRANSIT, VXLAN_PORT, bridge_name, build, domain_name, tap_name,
 };
 pub use diff::diff;
+pub use floating::{Floating, Forward, NodeFloating, Transport};
 pub use overlay::{Flood, Remote, RemoteNic, Remotes, remotes};
 pub use simulate::simulate;
 pub use vpc::{NodeVpc, Peer, Peering, Router, Via, VpcPeer, peer_device, router_mac};
@@ -119,6 +121,9 @@ pub struct Domain {
     /// Links to other domains on this node, by the name of this domain's end.
     #[serde(default)]
     pub peers: BTreeMap<IfName, Peer>,
+    /// Addresses of other networks that lead to NICs of this domain, by the name of their end on that network's bridge.
+    #[serde(default)]
+    pub floating: BTreeMap<IfName, Floating>,
     /// Routes beside those that follow from legs and the way out.
     #[serde(default)]
     pub routes: BTreeMap<IpNet, Via>,
@@ -263,6 +268,10 @@ pub enum Step {
     PutRoute(String, IpNet, Via),
     /// Remove the domain's route to a destination.
     DeleteRoute(String, IpNet),
+    /// Make an address of another network lead to a NIC of the domain, or make it this.
+    PutFloating(String, IfName, Floating),
+    /// Remove a floating address by its end on the bridge.
+    DeleteFloating(String, IfName),
     /// Make exactly these facts true for the port, whether the device exists or not.
     PutPort(IfName, Port),
     /// Forget the port's facts.

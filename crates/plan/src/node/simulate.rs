@@ -85,6 +85,16 @@ pub fn simulate(state: &mut NodeState, step: &Step) {
                 domain.peers.retain(|_, p| p.domain != ns);
             }
         }
+        Step::PutFloating(ns, name, floating) => {
+            if let Some(domain) = state.domains.get_mut(&ns) {
+                domain.floating.insert(name, floating);
+            }
+        }
+        Step::DeleteFloating(ns, name) => {
+            if let Some(domain) = state.domains.get_mut(&ns) {
+                domain.floating.remove(&name);
+            }
+        }
         Step::PutRoute(ns, to, via) => {
             if let Some(domain) = state.domains.get_mut(&ns) {
                 domain.routes.insert(to, via);
