@@ -20,7 +20,7 @@ pub fn facts(t: &Tables, node: &str) -> NodeFacts {
             (k.name.clone(), mine.map(|u| carried(&k.name, f, u)).unwrap_or_default())
         })
         .collect();
-    NodeFacts { fabrics, tunnel_address: None }
+    NodeFacts { fabrics, ..NodeFacts::default() }
 }
 
 /// A fabric on a node where this uplink carries it.

@@ -19,6 +19,8 @@ pub const VXLAN: &str = "mhx";
 pub const VLAN: &str = "mhv";
 /// Prefix of a fabric's bond.
 pub const BOND: &str = "mhu";
+/// Prefix of a fabric's bridge, which carries trunks.
+pub const FABRIC: &str = "mhf";
 /// Prefix of a gateway leg's end on the bridge.
 pub const LEG: &str = "mhl";
 /// Prefix of a gateway leg's end in the routing domain.

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use kube::ResourceExt;
 use multihome_model::checked::{CheckedNetwork, check_network};
-use multihome_model::{AddressClaim, ClusterNetwork, Family, MGMT_FABRIC, Mtu, Network, NetworkInterface, Violations};
+use multihome_model::{
+    AddressClaim, ClusterNetwork, Family, MGMT_FABRIC, Mtu, Network, NetworkInterface, NetworkType, Violations,
+};
 use multihome_plan::mtu;
 use multihome_plan::primary::FAMILIES;
 
@@ -84,18 +86,21 @@ fn references(look: &dyn Lookup, key: &Key, spec: &CheckedNetwork, v: &mut Viola
 }
 
 fn conflicts(key: &Key, spec: &CheckedNetwork, k: &Key, other: &CheckedNetwork, v: &mut Violations) {
+    // Trunks carry what is others' as well: that is what they are for.
     if let (Some(a), Some(b)) = (spec.vlan, other.vlan)
+        && (spec.kind, other.kind) == (NetworkType::Vlan, NetworkType::Vlan)
         && a == b
         && spec.fabric == other.fabric
     {
-        v.add(
-            "spec.vlan.id",
-            format!(
-                "VLAN id {} of ClusterNetwork {:?} is used by Network {k}: use another, or that Network",
-                a.get(),
-                spec.fabric
-            ),
-        );
+        let taken = format!("VLAN id {} of ClusterNetwork {:?} is used by Network {k}", a.get(), spec.fabric);
+        if key.namespace == k.namespace {
+            v.add("spec.vlan.id", format!("{taken}: use another, or that Network"));
+        } else if !(spec.shares_vlan && other.shares_vlan) {
+            v.add(
+                "spec.vlan.id",
+                format!("{taken}: use another, or set vlan.shared: true on both, which makes them one layer-2 network"),
+            );
+        }
     }
     if let (Some(a), Some(b)) = (spec.vni, other.vni)
         && a == b

@@ -7,7 +7,7 @@ use multihome_plan::node::Bond;
 use super::*;
 
 /// Runs a command in a namespace.
-fn sh(netns: &Netns, command: &str) -> String {
+pub fn sh(netns: &Netns, command: &str) -> String {
     let words: Vec<&str> = command.split_whitespace().collect();
     let out = netns.run(|| std::process::Command::new(words[0]).args(&words[1..]).output()).unwrap().unwrap();
     assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
