@@ -1,6 +1,7 @@
 //! The controllers: one queue, one handler per kind.
 
 mod fabric;
+mod nad;
 mod network;
 mod nic;
 mod vm;
