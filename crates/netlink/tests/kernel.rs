@@ -438,11 +438,18 @@ fn what_servers_and_routers_say_passes_its_filter() {
             let mut wire = std::fs::File::from(tap.open().unwrap());
             let filter = filter::dhcp_replies_or_router_advertisements();
             let ear = PacketSocket::open(rtnl.index("tap0").unwrap(), &filter).unwrap();
+            let everything = PacketSocket::open(rtnl.index("tap0").unwrap(), &filter::all()).unwrap();
             let mut batch = FrameBatch::new(4, 2048);
             for (what, frame, passes) in &cases {
                 wire.write_all(frame).unwrap();
                 let heard = ear.receive(&mut batch).unwrap_or(0);
                 assert_eq!(heard == 1, *passes, "{what}");
+                // In a VLAN it is not said here.
+                everything.receive(&mut batch).unwrap();
+                wire.write_all(&[&frame[..12], &[0x81, 0, 0, 100], &frame[12..]].concat()).unwrap();
+                assert_eq!(ear.receive(&mut batch).unwrap_or(0), 0, "{what} in a VLAN");
+                assert_eq!(everything.receive(&mut batch).unwrap(), 1);
+                assert_eq!(batch.iter().next().unwrap().vlan, Some(100));
             }
         })
         .unwrap();
