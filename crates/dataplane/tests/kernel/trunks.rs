@@ -6,6 +6,7 @@ use multihome_model::{NetworkSpec, NetworkType, PortSecurity, TrunkRange, VlanSp
 use multihome_netlink::{Capability, Tap as TapDevice};
 use multihome_plan::node::{Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic, build, tap_name};
 
+use super::uplinks::{cabled, sh};
 use super::*;
 
 const TAG: u16 = 0x8100;
@@ -32,6 +33,12 @@ fn trunk(n: u8, ranges: &[(u32, u32)], native: Option<u32>) -> Rider {
     let trunk = ranges.iter().map(|(first, last)| TrunkRange { first: *first, last: Some(*last) }).collect();
     let vlan = Some(VlanSpec { id: native, trunk, shared: false });
     Rider { n, kind: NetworkType::VlanTrunk, vlan, security: PortSecurity::Strict }
+}
+
+/// A network of a namespace that shares its VLAN with others'.
+fn shared(n: u8, id: u32) -> Rider {
+    let vlan = Some(VlanSpec { id: Some(id), shared: true, ..Default::default() });
+    Rider { vlan, ..access(n, id) }
 }
 
 fn untagged(n: u8) -> Rider {
@@ -89,8 +96,6 @@ fn wired(host: &Host) -> Guest {
     sh(&host.netns, &format!("ip link set {CABLE} up"));
     Guest::new(fd, FAR, address(99))
 }
-
-use super::uplinks::sh;
 
 fn plugged(host: &Host, engine: &Kernel, n: u8) -> Guest {
     let tap = tap_name(&format!("nic{n}"));
@@ -347,4 +352,63 @@ fn a_vlan_changes_while_a_guest_talks() {
         guest.send(&shout(guest.mac, None, "swapped"));
         assert_eq!(heard(&far, PATIENCE, "swapped"), Some(Some(300)));
     }
+}
+
+#[test]
+fn networks_that_share_a_vlan_are_one_with_a_trunk_and_without() {
+    let Some(host) = vlans("networks_that_share_a_vlan_are_one_with_a_trunk_and_without") else { return };
+    let mut far = wired(&host);
+    let mut engine = host.engine();
+    let mut guests = Vec::new();
+    for beside in [None, Some(trunk(4, &[(100, 100)], None))] {
+        let state = planned(&[shared(1, 100), shared(2, 100)].into_iter().chain(beside).collect::<Vec<_>>(), cable());
+        reach(&mut engine, &state);
+        settled(&host, &state);
+        if guests.is_empty() {
+            guests.extend([1, 2].map(|n| plugged(&host, &engine, n)));
+        }
+        guests[0].send(&shout(mac(1).0, None, "to all"));
+        assert_eq!(heard(&guests[1], PATIENCE, "to all"), Some(None));
+        assert_eq!(heard(&far, PATIENCE, "to all"), Some(Some(100)));
+        far.send(&shout(FAR, Some(100), "from afar"));
+        assert!(guests.iter().all(|g| heard(g, PATIENCE, "from afar") == Some(None)));
+    }
+    // One of them stops sharing, by another id: each is by itself.
+    let apart = planned(&[shared(1, 100), access(2, 200)], cable());
+    reach(&mut engine, &apart);
+    settled(&host, &apart);
+    guests[0].send(&shout(mac(1).0, None, "alone"));
+    assert_eq!((heard(&far, PATIENCE, "alone"), heard(&guests[1], SILENCE, "alone")), (Some(Some(100)), None));
+}
+
+#[test]
+fn a_trunk_stays_while_its_fabric_becomes_a_bond_and_a_device_again() {
+    let Some(host) = cabled("a_trunk_stays_while_its_fabric_becomes_a_bond_and_a_device_again") else { return };
+    sh(&host.outside, "ip addr add 10.0.0.254/24 dev tagged");
+    let mut engine = host.engine();
+    let name = |n: &str| IfName::new(n).unwrap();
+    let device = || Fabric { device: Some(name("nic0")), bond: None };
+    let bond = |nics: &[&str]| Fabric {
+        device: Some(names::device(names::BOND, "data")),
+        bond: Some(multihome_plan::node::Bond {
+            alias: "fabric data".into(),
+            mode: multihome_model::BondMode::ActiveBackup,
+            miimon: 50,
+            nics: nics.iter().map(|n| name(n)).collect(),
+            mtu: Mtu::ETHERNET,
+        }),
+    };
+    let mut guest = None;
+    for fabric in [device(), bond(&["nic0"]), bond(&["nic1", "nic0"]), device(), bond(&["nic1"])] {
+        let said = format!("{fabric:?}");
+        let state = planned(&[access(1, 100), trunk(4, &[(1, 4000)], None)], fabric);
+        reach(&mut engine, &state);
+        let guest = guest.get_or_insert_with(|| plugged(&host, &engine, 1));
+        // A switch learns anew where a NIC is by what it says.
+        assert!((0..10).any(|_| guest.ping(address(254), address(254))), "{said}");
+    }
+    assert!(host.engine().teardown().is_empty());
+    let links = Rtnl::open_in(&host.netns).unwrap().links().unwrap();
+    assert!(links.iter().filter(|l| l.name.starts_with("nic")).all(|l| l.master == 0 && l.up));
+    assert_eq!(std::fs::read_dir(host.state.path().join("state")).unwrap().count(), 0, "no note stays");
 }
