@@ -175,12 +175,6 @@ impl Plumbing {
             if !stands {
                 drop(inner);
                 let everything = this.judged(everything())?;
-                if let Some(reason) = everything.node.no_trunks.get(&network.spec.fabric).filter(|_| trunk) {
-                    let fabric = &network.spec.fabric;
-                    return Err(Error::Dataplane(format!(
-                        "this node cannot do trunks on ClusterNetwork {fabric:?}: {reason}"
-                    )));
-                }
                 // What fails beside this NIC's own devices (an uplink that the kernel refuses, somebody else's NIC)
                 // hinders it not: VMs of this node reach each other, and the network says what is wrong.
                 let tap = tap_name(&nic.uid);

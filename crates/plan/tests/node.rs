@@ -148,14 +148,19 @@ proptest! {
 
     #[test]
     fn a_bond_is_there_before_what_rides_on_it_and_goes_after_it(a in inputs(), b in inputs()) {
-        let steps = diff(&build(&a), &build(&b));
+        let before = build(&a);
+        let steps = diff(&before, &build(&b));
         let at = |f: fn(&Step) -> bool| steps.iter().position(f);
-        let last = |f: fn(&Step) -> bool| steps.iter().rposition(f);
-        if let (Some(bond), Some(uplink)) = (at(|s| matches!(s, Step::PutBond(..))), at(|s| matches!(s, Step::PutUplink(..)))) {
-            prop_assert!(bond < uplink);
+        if let (Some(bond), Some(uplink)) = (at(|s| matches!(s, Step::PutBond(..))), at(|s| matches!(s, Step::PutUplink(..) | Step::PutFabric(..)))) {
+            prop_assert!(bond < uplink || matches!(&steps[uplink], Step::PutFabric(_, f) if f.uplink.is_none()));
         }
-        if let (Some(bond), Some(uplink)) = (at(|s| matches!(s, Step::DeleteBond(_))), last(|s| matches!(s, Step::DeleteUplink(_)))) {
-            prop_assert!(uplink < bond);
+        for (i, step) in steps.iter().enumerate() {
+            let Step::DeleteBond(bond) = step else { continue };
+            let rides = |name: &IfName| match &before.uplinks[name].kind {
+                UplinkKind::Vlan { parent, .. } => parent == bond,
+                _ => name == bond,
+            };
+            prop_assert!(!steps[i..].iter().any(|s| matches!(s, Step::DeleteUplink(name) if rides(name))));
         }
     }
 
@@ -254,8 +259,15 @@ fn a_fabric_that_cannot_be_a_trunk_here_carries_the_rest_as_ever() {
     use NetworkType::{Vlan, VlanTrunk};
     let mut input = riders(&[(Vlan, true), (VlanTrunk, true)]);
     input.node.no_trunks.insert("mgmt".into(), "its kernel cannot".into());
-    let alone = riders(&[(Vlan, true), (VlanTrunk, false)]);
-    assert_eq!(build(&input), build(&alone));
+    let alone = build(&riders(&[(Vlan, true), (VlanTrunk, false)]));
+    let mut state = build(&input);
+    // The VM with the trunk NIC runs, and reaches nobody.
+    let tap = state.taps.remove(&multihome_plan::node::tap_name("nic-1")).unwrap();
+    let port = state.ports.remove(&multihome_plan::node::tap_name("nic-1")).unwrap();
+    assert!(tap.vlans.is_none() && matches!(port.security, Security::Strict { ref ipv4, .. } if ipv4.is_empty()));
+    assert!(state.uplinks.values().all(|u| u.bridge != tap.bridge));
+    state.bridges.remove(&tap.bridge).unwrap();
+    assert_eq!(state, alone);
 }
 
 #[test]

@@ -172,3 +172,39 @@ pub(super) fn checked(look: &dyn Lookup, key: &Key) -> Result<CheckedNetwork, Re
     let network = get::<Network>(look, key).ok_or_else(missing)?;
     check_network(&key.name, &network.spec).map_err(Refusal::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(mine: &str, others: &str, namespace: &str) -> Option<String> {
+        let spec = |text: &str| check_network("n", &serde_json::from_str(text).unwrap()).unwrap();
+        let mut v = Violations::default();
+        conflicts(&Key::new("a", "mine"), &spec(mine), &Key::new(namespace, "other"), &spec(others), &mut v);
+        v.into_result(()).err().map(|v| v.to_string())
+    }
+
+    #[test]
+    fn a_vlan_is_shared_by_namespaces_that_all_say_so_and_by_trunks() {
+        let own = r#"{"type": "Vlan", "vlan": {"id": 100}}"#;
+        let shared = r#"{"type": "Vlan", "vlan": {"id": 100, "shared": true}}"#;
+        let trunk = r#"{"type": "VlanTrunk", "vlan": {"id": 100, "trunk": [{"first": 200}]}}"#;
+        let taken = "spec.vlan.id: VLAN id 100 of ClusterNetwork \"mgmt\" is used by Network";
+        for (mine, others) in [(own, own), (own, shared), (shared, own)] {
+            let said = refused(mine, others, "b").unwrap();
+            assert_eq!(
+                said,
+                format!(
+                    "{taken} b/other: use another, or set vlan.shared: true on both, which makes them one layer-2 network"
+                )
+            );
+        }
+        assert_eq!(refused(shared, shared, "b"), None);
+        assert_eq!(refused(shared, shared, "a"), Some(format!("{taken} a/other: use another, or that Network")));
+        for (mine, others) in [(own, trunk), (trunk, own), (trunk, trunk)] {
+            assert_eq!(refused(mine, others, "a"), None);
+        }
+        let elsewhere = r#"{"type": "Vlan", "clusterNetwork": "data", "vlan": {"id": 100}}"#;
+        assert_eq!(refused(own, elsewhere, "a"), None);
+    }
+}

@@ -9,7 +9,8 @@ use multihome_model::{DhcpMode, Family, IfName, MacAddr, Mtu, NetworkType, PortS
 
 use super::fabric::{self, fabric_name};
 use super::{
-    Bond, Bridge, Domain, Egress, Leg, NodeState, Port, PortVlans, Security, Service, Tap, Uplink, UplinkKind,
+    Bond, Bridge, Domain, Egress, FabricBridge, Leg, NodeState, Port, PortVlans, Security, Service, Tap, Uplink,
+    UplinkKind,
 };
 
 /// UDP port of VXLAN (RFC 7348 section 5).
@@ -124,13 +125,11 @@ pub fn build(input: &NodeInput) -> NodeState {
 
     let trunked = fabric::bridges(&networks, &input.node);
     for network in &networks {
-        if network.spec.kind == NetworkType::VlanTrunk {
-            if trunked.contains_key(&network.spec.fabric) {
-                add_bond(network, &input.node, &mut state);
-            }
+        if network.spec.kind == NetworkType::VlanTrunk && trunked.contains_key(&network.spec.fabric) {
+            add_bond(network, &input.node, &mut state);
             continue;
         }
-        let bridge = bridge_name(network);
+        let bridge = bridge_here(network, &trunked);
         let called = shared_vlan(network).unwrap_or_else(|| network.key.clone());
         let there = state
             .bridges
@@ -147,14 +146,22 @@ pub fn build(input: &NodeInput) -> NodeState {
         }
         add_leg(network, bridge, &mut state);
     }
-    state.fabrics = trunked.into_iter().map(|(name, bridge)| (fabric_name(&name), bridge)).collect();
     assign_transit(&networks, &mut state);
     for nic in &input.nics {
         if let Some(network) = by_key.get(nic.network.as_str()) {
-            add_nic(nic, network, &mut state);
+            add_nic(nic, network, bridge_here(network, &trunked), &mut state);
         }
     }
+    state.fabrics = trunked.into_iter().map(|(name, bridge)| (fabric_name(&name), bridge)).collect();
     state
+}
+
+/// The bridge of a network on this node. A trunk that the node cannot carry has one by itself, so that its VMs run.
+fn bridge_here(network: &NodeNetwork, trunked: &BTreeMap<String, FabricBridge>) -> IfName {
+    match network.spec.kind == NetworkType::VlanTrunk && !trunked.contains_key(&network.spec.fabric) {
+        true => names::device(names::BRIDGE, &network.uid),
+        false => bridge_name(network),
+    }
 }
 
 fn domain_uid(network: &NodeNetwork) -> &str {
@@ -230,13 +237,9 @@ fn assign_transit(networks: &[&NodeNetwork], state: &mut NodeState) {
     }
 }
 
-fn add_nic(nic: &NodeNic, network: &NodeNetwork, state: &mut NodeState) {
+fn add_nic(nic: &NodeNic, network: &NodeNetwork, bridge: IfName, state: &mut NodeState) {
     let name = tap_name(&nic.uid);
-    let bridge = bridge_name(network);
-    let trunk = network.spec.kind == NetworkType::VlanTrunk;
-    if trunk && !state.fabrics.contains_key(&bridge) {
-        return;
-    }
+    let trunk = network.spec.kind == NetworkType::VlanTrunk && bridge == bridge_name(network);
     let security = match nic.security {
         PortSecurity::Promiscuous if trunk => Security::Trunk(None),
         PortSecurity::Promiscuous => Security::Promiscuous,

@@ -35,8 +35,10 @@ fn fate(name: &IfName, uplink: &Uplink, observed: &NodeState, desired: &NodeStat
     }
     let UplinkKind::Vlan { parent, .. } = &uplink.kind else { return Fate::Goes };
     // What it rides on must neither go nor become a part of a bond meanwhile.
-    let keeps =
-        !claimed(parent, desired) && (!observed.bonds.contains_key(parent) || desired.bonds.contains_key(parent));
+    let bond_goes = observed.bonds.contains_key(parent) && !desired.bonds.contains_key(parent);
+    let fabric_goes =
+        !desired.fabrics.contains_key(parent) && observed.fabrics.get(parent).is_some_and(|f| !hands_over(f, desired));
+    let keeps = !claimed(parent, desired) && !bond_goes && !fabric_goes;
     match keeps && desired.uplinks.values().any(|u| u.bridge == uplink.bridge) {
         true => Fate::Superseded,
         false => Fate::Goes,
