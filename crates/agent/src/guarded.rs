@@ -13,7 +13,7 @@ use multihome_control::{Key, status};
 use multihome_dhcp::guard::Role;
 use multihome_dhcp::guard::server::{Given, Told, View};
 use multihome_model::{
-    Condition, DhcpMode, Family, LearntAddress, LeaseStatus, NetworkInterface, NicAddressStatus, PortSecurity,
+    Condition, DhcpMode, Family, IfName, LearntAddress, LeaseStatus, NetworkInterface, NicAddressStatus, PortSecurity,
     SOURCE_GUARD,
 };
 use multihome_plan::node::{NodeInput, build, tap_name};
@@ -70,10 +70,12 @@ pub(crate) async fn sync_ears(agent: &Agent, input: &NodeInput) -> Result<(), Er
     let plan = build(input);
     let mut wanted = vec![];
     for network in guarded {
-        let bridge = multihome_plan::node::bridge_name(&network.uid);
+        let bridge = multihome_plan::node::bridge_name(network);
         let uplinks = plan.uplinks.iter().filter(|(_, u)| u.bridge == bridge).map(|(name, _)| name.clone());
-        let open = input.nics.iter().filter(|n| n.network == network.key && n.security == PortSecurity::Promiscuous);
-        let devices = uplinks.chain(open.map(|n| tap_name(&n.uid)));
+        // Of other networks, too, that are the same VLAN.
+        let here = |tap: &IfName| plan.taps.get(tap).is_some_and(|t| t.bridge == bridge);
+        let open = input.nics.iter().filter(|n| n.security == PortSecurity::Promiscuous).map(|n| tap_name(&n.uid));
+        let devices = uplinks.chain(open.filter(here));
         wanted.extend(devices.map(|d| (network.key.clone(), d)));
     }
     let indexes = agent.plumbing.indexes_of(wanted.iter().map(|(_, d)| d.clone()).collect()).await?;

@@ -4,7 +4,7 @@ use kube::api::Api;
 use multihome_control::status;
 use multihome_dataplane::StepError;
 use multihome_model::{IfName, Network, NetworkType, ProbeResult, names};
-use multihome_plan::node::{NodeInput, NodeNetwork, Step, bridge_name, domain_name};
+use multihome_plan::node::{NodeInput, NodeNetwork, Step, bridge_name, build, domain_name, fabric_name};
 
 use crate::{Agent, Error, plumbing};
 
@@ -50,14 +50,21 @@ fn tunnel(network: &NodeNetwork) -> Option<IfName> {
 }
 
 fn layer2(network: &NodeNetwork, input: &NodeInput, failures: &[StepError]) -> ProbeResult {
-    let bridge = bridge_name(&network.uid);
+    let failed = |reason: String| ProbeResult { ok: false, reason, time: None };
+    let bridge = bridge_name(network);
     let domain = domain_name(network);
-    let rides = matches!(network.spec.kind, NetworkType::Vlan | NetworkType::Untagged);
-    let fabric = input.node.fabrics.get(&network.spec.fabric).filter(|_| rides);
+    let name = &network.spec.fabric;
+    let rides = matches!(network.spec.kind, NetworkType::Vlan | NetworkType::VlanTrunk | NetworkType::Untagged);
+    let fabric = input.node.fabrics.get(name).filter(|_| rides);
+    let trunk = network.spec.kind == NetworkType::VlanTrunk;
+    if let Some(reason) = input.node.no_trunks.get(name).filter(|_| trunk) {
+        return failed(format!("this node cannot do trunks on ClusterNetwork {name:?}: {reason}"));
+    }
     let mine: Vec<String> = failures
         .iter()
         .filter(|f| match &f.step {
             Step::PutBond(name, _) => fabric.is_some_and(|f| f.device.as_ref() == Some(name)),
+            Step::PutFabric(fabric, _) => rides && *fabric == fabric_name(name),
             Step::PutBridge(name, _) => *name == bridge,
             Step::PutUplink(_, u) => u.bridge == bridge,
             Step::PutLeg(_, _, leg) => leg.bridge == bridge,
@@ -71,11 +78,19 @@ fn layer2(network: &NodeNetwork, input: &NodeInput, failures: &[StepError]) -> P
         .map(plumbing::sentence)
         .collect();
     if !mine.is_empty() {
-        return ProbeResult { ok: false, reason: mine.join("; "), time: None };
+        return failed(mine.join("; "));
     }
-    let alone = network.spec.kind == NetworkType::Vlan && fabric.is_none_or(|f| f.device.is_none());
+    let device = fabric.and_then(|f| f.device.as_ref());
+    if let (NetworkType::Untagged, Some(device)) = (network.spec.kind, device)
+        && !build(input).uplinks.values().any(|u| u.bridge == bridge)
+    {
+        return failed(format!(
+            "a trunk beside it takes all VLANs of {device}, and one is needed to stand for frames without a tag: leave one out of the trunk"
+        ));
+    }
+    let alone = rides && network.spec.kind != NetworkType::Untagged && device.is_none();
     let reason = if alone {
-        format!("in place, without an uplink: ClusterNetwork {:?} has none on this node", network.spec.fabric)
+        format!("in place, without an uplink: ClusterNetwork {name:?} has none on this node")
     } else {
         "in place".to_owned()
     };

@@ -13,7 +13,7 @@ use multihome_control::queue::Next;
 use multihome_dataplane::kernel::{Config as KernelConfig, Kernel, Rogue};
 use multihome_dataplane::{Engine, StepError};
 use multihome_dhcp::guard::server::Doorkeeper;
-use multihome_model::{IfName, PortSecurity};
+use multihome_model::{IfName, NetworkType, PortSecurity};
 use multihome_netlink::{Capabilities, Link, Netns, Rtnl};
 use multihome_plan::node::{
     NodeInput, NodeNetwork, NodeNic, NodeState, Remotes, Security, Step, bridge_name, build, diff, remotes, simulate,
@@ -112,6 +112,28 @@ impl Plumbing {
         lock(&self.learnt).remove(nic);
     }
 
+    /// The plan's input with what the machine itself has against it.
+    fn judged(&self, mut input: NodeInput) -> Result<NodeInput, Error> {
+        let trunks = input.networks.iter().filter(|n| n.spec.kind == NetworkType::VlanTrunk);
+        let fabrics: BTreeSet<String> = trunks.map(|n| n.spec.fabric.clone()).collect();
+        for fabric in fabrics {
+            // A bond says for itself which of its devices it cannot have.
+            let of = input.node.fabrics.get(&fabric).filter(|f| f.bond.is_none());
+            let device = of.and_then(|f| f.device.clone());
+            let why = lock(&self.inner).engine.why_no_trunks(device.as_ref());
+            if let Some(reason) = why.map_err(|e| Error::Dataplane(e.to_string()))? {
+                input.node.no_trunks.insert(fabric, reason);
+            }
+        }
+        Ok(input)
+    }
+
+    /// What this node is to hold, by what is known of it.
+    pub(crate) async fn input(&self, input: NodeInput) -> Result<NodeInput, Error> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || this.judged(input)).await?
+    }
+
     fn with_learnt(&self, mut input: NodeInput) -> NodeInput {
         let learnt = lock(&self.learnt);
         for nic in &mut input.nics {
@@ -147,20 +169,22 @@ impl Plumbing {
             // A plan with this NIC alone, on a network whose bridge stands as planned: only the NIC's own steps are left.
             let alone =
                 build(&NodeInput { nics: vec![nic.clone()], networks: vec![network.clone()], ..Default::default() });
-            let bridge = bridge_name(&network.uid);
-            // A NIC that may use any address changes what its network's tunnel does.
-            let strict = nic.security == PortSecurity::Strict;
+            let bridge = bridge_name(&network);
+            // A fabric's bridge depends on everything that rides on it, and a NIC that may use any address changes what its
+            // network's tunnel does.
+            let simple = network.spec.kind != NetworkType::VlanTrunk && nic.security == PortSecurity::Strict;
             let stands =
-                strict && inner.observed.is_some() && inner.state.bridges.get(&bridge) == alone.bridges.get(&bridge);
+                simple && inner.observed.is_some() && inner.state.bridges.get(&bridge) == alone.bridges.get(&bridge);
             if !stands {
                 drop(inner);
+                let everything = this.judged(everything())?;
                 // What fails beside this NIC's own devices (an uplink that the kernel refuses, somebody else's NIC)
                 // hinders it not: VMs of this node reach each other, and the network says what is wrong.
                 let tap = tap_name(&nic.uid);
-                let failures = this.apply(&build(&this.with_learnt(everything())))?;
+                let failures = this.apply(&build(&this.with_learnt(everything)))?;
                 let own = failures.into_iter().filter(|f| match &f.step {
                     Step::PutTap(name, _) | Step::PutPort(name, _) => *name == tap,
-                    Step::PutBridge(name, _) => *name == bridge,
+                    Step::PutBridge(name, _) | Step::PutFabric(name, _) => *name == bridge,
                     _ => false,
                 });
                 return told(own.collect()).map(|()| true);
@@ -331,6 +355,7 @@ pub(crate) async fn reconcile_remotes(agent: &Agent, key: &Key) -> Next {
 pub(crate) async fn reconcile(agent: &Agent) -> Next {
     let work = async {
         let input = spec::node_input(&agent.world.read(), &agent.config.node);
+        let input = agent.plumbing.input(input).await?;
         let failures = agent.plumbing.apply_all(input.clone()).await?;
         agent.plumbing.learn_indexes().await?;
         dhcp::sync_gateways(agent)?;

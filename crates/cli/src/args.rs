@@ -207,7 +207,7 @@ pub enum NetworkCommand {
 pub struct NetworkCreate {
     /// Its name
     pub name: String,
-    /// management, vlan, untagged or overlay
+    /// management, vlan, vlantrunk, untagged or overlay
     #[arg(long, default_value = "management")]
     pub r#type: String,
     /// IPv4 subnet, such as 10.10.0.0/24
@@ -219,9 +219,12 @@ pub struct NetworkCreate {
     /// Offer no gateway
     #[arg(long, conflicts_with = "gateway")]
     pub no_gateway: bool,
-    /// VLAN id, 1 to 4094
+    /// VLAN id, 1 to 4094; of a trunk, the native VLAN
     #[arg(long)]
     pub vlan: Option<u32>,
+    /// VLANs of a trunk: one id, or FIRST-LAST
+    #[arg(long, value_delimiter = ',')]
+    pub trunk: Vec<String>,
     /// Routing domain
     #[arg(long)]
     pub vpc: Option<String>,

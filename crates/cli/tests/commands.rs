@@ -174,8 +174,14 @@ async fn the_life_of_networks_and_nics() {
     snapshot!("nic-delete", s.run("multihome nic delete web-backup").await);
     snapshot!("network-delete", s.run("multihome network delete backup").await);
     // What no node can do yet says so.
-    s.apply("apiVersion: multihome.io/v1alpha1\nkind: Network\nmetadata: {name: trunk}\nspec: {type: VlanTrunk, vlan: {trunk: [{first: 5}]}}\n").await;
-    s.until("multihome get net trunk -o wide", "NotOffered").await;
+    s.apply("apiVersion: multihome.io/v1alpha1\nkind: Network\nmetadata: {name: other}\nspec: {type: Cni}\n").await;
+    s.until("multihome get net other -o wide", "NotOffered").await;
+    // A trunk has no subnet of its own, and a NIC on it no address.
+    s.run("multihome network create trunk --type vlantrunk --vlan 5 --trunk 100-200,300").await;
+    s.until("multihome get net-attach-def trunk -o yaml", "network.harvesterhci.io/ready: \"true\"").await;
+    s.run("multihome nic create carries --network trunk").await;
+    s.until("multihome get nic carries -o yaml", "reason: Claimed").await;
+    snapshot!("nic-of-trunk", s.run("multihome get nic carries").await);
     snapshot!("vm-start", s.run("multihome vm start web").await);
     s.until("multihome get vm web -o yaml", "printableStatus: Starting").await;
     s.until("multihome get vmi web -o yaml", "Unschedulable").await;
@@ -193,10 +199,16 @@ async fn what_is_refused() {
     s.apply(&networks()).await;
     s.until("multihome get nic web-mgmt -o yaml", "address: 10.1.0.2").await;
     s.until("multihome get nic web-mgmt -o yaml", "mac: ").await;
+    s.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: other}\n").await;
     let mut text = String::new();
     for line in [
         "network create v --type vlan --vlan 4095",
         "network create v --type vlan --vlan 100",
+        "network create v --type vlantrunk",
+        "network create v --type vlantrunk --vlan 150 --trunk 100-200",
+        "network create v --type vlantrunk --trunk 200-100",
+        "network create v --type vlantrunk --trunk 100-all",
+        "network create v --type vlantrunk --trunk 100 --cidr 10.0.0.0/24",
         "network create n --cidr 10.0.0.1/24",
         "network create n --cidr 10.0.0/24",
         "network create n --cidr 10.0.0.0/24 --gateway 10.0.1.1",
@@ -229,6 +241,9 @@ async fn what_is_refused() {
     ] {
         text += &format!("$ multihome {line}\n{}\n", s.run(&format!("multihome {line}")).await);
     }
+    // The VLAN of another namespace.
+    let there = "apiVersion: multihome.io/v1alpha1\nkind: Network\nmetadata: {name: v, namespace: other}\nspec: {type: Vlan, vlan: {id: 100}}\n";
+    text += &format!("$ multihome apply -f -\n{}\n", s.apply(there).await);
     // An exhausted pool says how many addresses there are and who could be freed.
     s.run("multihome nic create only --network tiny").await;
     s.until("multihome get nic only -o yaml", "address: 10.2.0.2").await;

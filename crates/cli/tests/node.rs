@@ -416,6 +416,48 @@ fn an_uplink_that_cannot_be_is_told_on_the_network() {
 }
 
 #[test]
+fn a_trunk_that_cannot_be_is_told_on_the_network() {
+    let Some(node) = node("a_trunk_that_cannot_be_is_told_on_the_network") else { return };
+    // Whatever the kernel can do: a device with an address of the node's own is not given away.
+    let _lan = Lan::new(&node, "data0", &["10.99.0.2/24"]);
+    assert!(
+        std::process::Command::new("ip")
+            .args(["-n", node.netns(), "addr", "add", "10.99.0.1/24", "dev", "data0"])
+            .status()
+            .unwrap()
+            .success()
+    );
+    node.apply(
+        "apiVersion: multihome.io/v1alpha1\nkind: ClusterNetwork\nmetadata: {name: data}\nspec: {uplinks: [{nics: [data0]}]}\n",
+    );
+    node.cli(&[
+        "network",
+        "create",
+        "carries",
+        "--type",
+        "vlantrunk",
+        "--cluster-network",
+        "data",
+        "--trunk",
+        "100-199",
+    ]);
+    node.apply(&(network("a", "Management", 62, 600) + &vm("fw", &["a", "carries"])));
+    let told = eventually("the network says what its node has against it", 60, || {
+        let layer2 = node.get("net", "carries").pointer("/status/connectivity/node1/layer2").cloned()?;
+        (layer2["ok"] == false).then(|| layer2["reason"].to_string())
+    });
+    assert!(told.contains(r#"this node cannot do trunks on ClusterNetwork \"data\": "#), "{told}");
+    let ready = eventually("tools are told, too", 10, || {
+        let nad = node.get("net-attach-def", "carries");
+        let label = nad.pointer("/metadata/labels/network.harvesterhci.io~1ready")?.as_str()?.to_owned();
+        (label == "false").then_some(label)
+    });
+    assert_eq!(ready, "false");
+    // The VM runs, and its other NIC works.
+    node.ready("fw-a");
+}
+
+#[test]
 fn a_fabric_says_when_its_cable_is_pulled() {
     let Some(node) = node("a_fabric_says_when_its_cable_is_pulled") else { return };
     let lan = Lan::new(&node, "lan0", &[]);

@@ -22,7 +22,7 @@ pub fn facts(t: &Tables, node: &str) -> NodeFacts {
         })
         .collect();
     let tunnel_address = known.and_then(|n| crate::node::tunnel_address(n));
-    NodeFacts { name: node.to_owned(), fabrics, tunnel_address }
+    NodeFacts { name: node.to_owned(), fabrics, tunnel_address, ..NodeFacts::default() }
 }
 
 /// A fabric that a VM's networks ride on, that has uplinks, and none of them on this node.

@@ -25,7 +25,14 @@ fn steps(i: u32) -> [Step; 2] {
     let security =
         Security::Strict { mac, ipv4: [Ipv4Addr::from(0x0a00_0000 + i)].into(), ipv6: [mac.link_local()].into() };
     let bridge = names::device(names::BRIDGE, &format!("net-{}", i / PER_BRIDGE));
-    let tap = Tap { alias: format!("nic bench/{i}"), bridge, mtu: Mtu::ETHERNET, queues: 1, tx_queue_length: None };
+    let tap = Tap {
+        alias: format!("nic bench/{i}"),
+        bridge,
+        mtu: Mtu::ETHERNET,
+        queues: 1,
+        tx_queue_length: None,
+        vlans: None,
+    };
     [
         Step::PutPort(name.clone(), Port { dhcp4: Service::Served, dhcp6: Service::Open, security }),
         Step::PutTap(name, tap),

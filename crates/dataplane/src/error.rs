@@ -64,6 +64,8 @@ fn describe(step: &Step) -> String {
         Step::DeleteDomain(ns) => format!("cannot remove routing domain {ns}"),
         Step::PutBond(name, b) => format!("cannot set up bond {name} ({})", b.alias),
         Step::DeleteBond(name) => format!("cannot remove bond {name}"),
+        Step::PutFabric(name, b) => format!("cannot set up bridge {name} ({}) for trunks", b.alias),
+        Step::DeleteFabric(name) => format!("cannot remove bridge {name}"),
         Step::PutBridge(name, b) => format!("cannot set up bridge {name} ({})", b.alias),
         Step::DeleteBridge(name) => format!("cannot remove bridge {name}"),
         Step::PutUplink(name, u) => format!("cannot set up uplink {name} ({})", u.alias),

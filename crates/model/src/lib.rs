@@ -21,6 +21,7 @@ mod nic;
 pub mod quantity;
 mod types;
 mod violation;
+mod vlan;
 mod vpc;
 
 pub use claim::{AddressClaim, AddressClaimSpec, OwnerRef};
@@ -43,6 +44,7 @@ pub use nic::{
 };
 pub use types::{IfName, MacAddr, Mtu, ParseError, VlanId, Vni};
 pub use violation::{Violation, Violations};
+pub use vlan::VlanSet;
 pub use vpc::{StaticRoute, Vpc, VpcPeer, VpcPeerStatus, VpcSpec, VpcStatus};
 
 /// The API group of Multihome's own kinds.

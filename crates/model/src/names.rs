@@ -19,6 +19,8 @@ pub const VXLAN: &str = "mhx";
 pub const VLAN: &str = "mhv";
 /// Prefix of a fabric's bond.
 pub const BOND: &str = "mhu";
+/// Prefix of a fabric's bridge, which carries trunks.
+pub const FABRIC: &str = "mhf";
 /// Prefix of a gateway leg's end on the bridge.
 pub const LEG: &str = "mhl";
 /// Prefix of a gateway leg's end in the routing domain.
@@ -30,7 +32,7 @@ pub const ROUTER: &str = "mhr";
 /// Prefix of a routing domain's link to another domain; inside the domain.
 pub const PEER: &str = "mhp";
 /// Prefix of a floating address's leg on the bridge of the network that it is from.
-pub const FLOATING: &str = "mhf";
+pub const FLOATING: &str = "mho";
 /// Prefix of a floating address's leg in the routing domain of the NIC that it leads to.
 pub const FLOATING_PEER: &str = "mhi";
 /// Prefix of a routing domain's network namespace.

@@ -156,12 +156,16 @@ impl NetworkType {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VlanSpec {
-    /// The VLAN id, 1 to 4094; for a trunk, the native VLAN.
+    /// The VLAN id, 1 to 4094; for a trunk, the native VLAN: untagged towards the guest, tagged on the wire.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<u32>,
-    /// The VLANs that a trunk carries, tagged.
+    /// The VLANs that a trunk carries, tagged. They may be VLANs of other networks, too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trunk: Vec<TrunkRange>,
+    /// Whether networks of other namespaces may be the same VLAN of the same fabric; all of them must say so. They are
+    /// then one layer-2 network. Type Vlan only. Default: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
 }
 
 /// A range of VLAN ids, both ends included.

@@ -16,6 +16,10 @@ pub struct ParseError(pub String);
 pub struct VlanId(u16);
 
 impl VlanId {
+    /// The smallest id.
+    pub const MIN: Self = Self(1);
+    /// The largest id.
+    pub const MAX: Self = Self(4094);
     /// Checks the range.
     pub fn new(id: u32) -> Result<Self, ParseError> {
         match u16::try_from(id) {

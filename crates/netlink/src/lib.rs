@@ -32,6 +32,7 @@ mod socket;
 pub mod sysctl;
 mod tap;
 pub mod udp;
+mod vlan;
 
 pub use addr::Address;
 pub use error::{Error, Idempotent, Result};
@@ -46,3 +47,4 @@ pub use route::{PROTOCOL, Route, RouteKind, TABLE_MAIN};
 pub use rtnl::Rtnl;
 pub use rule::Rule;
 pub use tap::Tap;
+pub use vlan::BridgeVlan;

@@ -38,6 +38,7 @@ const BR_AGEING: u16 = 4;
 const BR_STP: u16 = 5;
 const BR_VLAN_FILTERING: u16 = 7;
 const BR_MCAST_SNOOPING: u16 = 23;
+const BR_VLAN_DEFAULT_PVID: u16 = 39;
 
 const PORT_STATE: u16 = 1;
 const BR_STATE_FORWARDING: u8 = 3;
@@ -67,7 +68,8 @@ pub enum LinkKind<'a> {
     Bridge {
         /// How long a learned address lives, in hundredths of a second (the kernel's default: 30000).
         ageing: u32,
-        /// Whether the bridge sorts frames by VLAN; not every kernel can.
+        /// Whether the bridge sorts frames by VLAN; not every kernel can. Ports then have no VLAN but those that they
+        /// are told ([`Rtnl::vlans_add`]).
         vlan_filtering: bool,
     },
     /// A VXLAN tunnel end point (RFC 7348) whose remote ends are forwarding-database entries.
@@ -256,7 +258,7 @@ pub struct Link {
 }
 
 /// `struct ifinfomsg`.
-fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; 16] {
+pub(crate) fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; 16] {
     let mut head = [0; 16];
     head[4..8].copy_from_slice(&index.to_ne_bytes());
     head[8..12].copy_from_slice(&flags.to_ne_bytes());
@@ -462,6 +464,7 @@ fn kind_data(m: &mut Msg, kind: &LinkKind<'_>) {
             m.u8(BR_MCAST_SNOOPING, 0);
             if *vlan_filtering {
                 m.u8(BR_VLAN_FILTERING, 1);
+                m.u16(BR_VLAN_DEFAULT_PVID, 0);
             }
         }
         LinkKind::Vxlan { vni, port, local, ttl, learning, underlay } => {

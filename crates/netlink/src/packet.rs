@@ -28,7 +28,7 @@ pub struct Insn {
     pub k: u32,
 }
 
-/// Filters for packet sockets.
+/// Filters for packet sockets. All but [`filter::all`] pass only what has no VLAN tag.
 pub mod filter {
     use super::Insn;
 
@@ -63,19 +63,28 @@ pub mod filter {
 
     const ALL: u32 = 0x0004_0000;
 
-    /// Every frame.
+    /// Every frame, with a VLAN tag or without.
     pub fn all() -> Vec<Insn> {
         vec![take(ALL)]
     }
 
+    /// The kernel takes a frame's outer tag off before a socket sees it, so that what a trunk carries in a VLAN looks like
+    /// what is said on the device itself; the filter can still tell (linux/filter.h, `SKF_AD_VLAN_TAG_PRESENT`).
+    fn without_tag(program: &[Insn]) -> Vec<Insn> {
+        const VLAN_TAG_PRESENT: u32 = 0xffff_f000 + 48;
+        let mut all = vec![load_word(VLAN_TAG_PRESENT), if_equal(0, 1, 0), take(0)];
+        all.extend_from_slice(program);
+        all
+    }
+
     /// ARP.
     pub fn arp() -> Vec<Insn> {
-        vec![load_half(12), if_equal(0x0806, 0, 1), take(ALL), take(0)]
+        without_tag(&[load_half(12), if_equal(0x0806, 0, 1), take(ALL), take(0)])
     }
 
     /// ARP, ICMP and ICMPv6, where no extension header precedes it: what a prober waits for.
     pub fn arp_or_icmp() -> Vec<Insn> {
-        vec![
+        without_tag(&[
             load_half(12),
             if_equal(0x0806, 6, 0),
             if_equal(0x0800, 0, 2),
@@ -86,12 +95,12 @@ pub mod filter {
             if_equal(58, 0, 1),
             take(ALL),
             take(0),
-        ]
+        ])
     }
 
     fn udp4(port: u32, arp: bool) -> Vec<Insn> {
         let arp_jump = if arp { 8 } else { 9 };
-        vec![
+        without_tag(&[
             load_half(12),
             if_equal(0x0806, arp_jump, 0),
             if_equal(0x0800, 0, 8),
@@ -105,7 +114,7 @@ pub mod filter {
             if_equal(port, 0, 1),
             take(ALL),
             take(0),
-        ]
+        ])
     }
 
     /// What DHCPv4 clients send: IPv4, UDP, destination port 67.
@@ -127,7 +136,7 @@ pub mod filter {
     /// advertisements (ICMPv6 type 134), the first fragment of such a packet included. IPv6 packets that begin with
     /// hop-by-hop or destination options pass, too, and are for the reader to judge.
     pub fn dhcp_replies_or_router_advertisements() -> Vec<Insn> {
-        vec![
+        without_tag(&[
             load_half(12),
             if_equal(0x0800, 0, 7),
             load_byte(23),
@@ -160,14 +169,14 @@ pub mod filter {
             if_equal(134, 0, 1),
             take(ALL),
             take(0),
-        ]
+        ])
     }
 
     /// What guests send to the metadata service: ARP for 169.254.169.254 and IPv4 to it; IPv6 to, and ICMPv6 about, an
     /// address that ends like fe80::a9fe:a9fe or fd00:ec2::254, for the reader to judge.
     pub fn metadata() -> Vec<Insn> {
         const ADDRESS: u32 = 0xa9fe_a9fe;
-        vec![
+        without_tag(&[
             load_half(12),
             if_equal(0x0806, 4, 0),
             if_equal(0x0800, 5, 0),
@@ -189,13 +198,13 @@ pub mod filter {
             if_equal(0x0254, 0, 1),
             take(ALL),
             take(0),
-        ]
+        ])
     }
 
     /// What DHCPv6 clients send (UDP port 547), router solicitations (ICMPv6 type 133) and neighbour solicitations
     /// (135), where no extension header precedes them.
     pub fn dhcp6_requests_or_solicitations() -> Vec<Insn> {
-        vec![
+        without_tag(&[
             load_half(12),
             if_equal(0x86dd, 0, 9),
             load_byte(20),
@@ -208,7 +217,7 @@ pub mod filter {
             if_equal(135, 0, 1),
             take(ALL),
             take(0),
-        ]
+        ])
     }
 }
 

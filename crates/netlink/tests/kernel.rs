@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use multihome_netlink::nft::{self, Changes, Data, Element, Family, Nft, Value};
 use multihome_netlink::packet::{FrameBatch, PacketSocket, filter};
 use multihome_netlink::{
-    Address, FdbEntry, Idempotent, LinkChange, LinkEvent, LinkEvents, LinkKind, Netns, NewLink, PortFlags, Route, Rtnl,
-    Rule, Tap, VethPeer, fdpass, process, sysctl, udp,
+    Address, BridgeVlan, FdbEntry, Idempotent, LinkChange, LinkEvent, LinkEvents, LinkKind, Netns, NewLink, PortFlags,
+    Route, Rtnl, Rule, Tap, VethPeer, fdpass, process, sysctl, udp,
 };
 
 fn namespace(test: &str) -> Option<Netns> {
@@ -438,11 +438,18 @@ fn what_servers_and_routers_say_passes_its_filter() {
             let mut wire = std::fs::File::from(tap.open().unwrap());
             let filter = filter::dhcp_replies_or_router_advertisements();
             let ear = PacketSocket::open(rtnl.index("tap0").unwrap(), &filter).unwrap();
+            let everything = PacketSocket::open(rtnl.index("tap0").unwrap(), &filter::all()).unwrap();
             let mut batch = FrameBatch::new(4, 2048);
             for (what, frame, passes) in &cases {
                 wire.write_all(frame).unwrap();
                 let heard = ear.receive(&mut batch).unwrap_or(0);
                 assert_eq!(heard == 1, *passes, "{what}");
+                // In a VLAN it is not said here.
+                everything.receive(&mut batch).unwrap();
+                wire.write_all(&[&frame[..12], &[0x81, 0, 0, 100], &frame[12..]].concat()).unwrap();
+                assert_eq!(ear.receive(&mut batch).unwrap_or(0), 0, "{what} in a VLAN");
+                assert_eq!(everything.receive(&mut batch).unwrap(), 1);
+                assert_eq!(batch.iter().next().unwrap().vlan, Some(100));
             }
         })
         .unwrap();
@@ -640,6 +647,38 @@ fn what_a_doctor_reads_is_what_ip_set() {
             assert_eq!((n.state, n.mac), (4, Some([2, 0, 0, 0, 0, 9])));
             assert_eq!(multihome_netlink::driver("v0").unwrap(), "veth");
             assert!(multihome_netlink::driver("nothing").unwrap_err().is_missing());
+        })
+        .unwrap();
+}
+
+#[test]
+fn vlans_of_ports_are_what_bridge_shows() {
+    let test = "vlans_of_ports_are_what_bridge_shows";
+    let Some(netns) = namespace(test) else { return };
+    netns
+        .run(|| {
+            let mut rtnl = Rtnl::open().unwrap();
+            let filtering = LinkKind::Bridge { ageing: 30_000, vlan_filtering: true };
+            let br = match rtnl.create(&new("br0", filtering)) {
+                Ok(index) if rtnl.link_at(index).unwrap().unwrap().vlan_filtering => index,
+                other => return println!("SKIPPED {test}: this kernel's bridges do not filter VLANs: {other:?}"),
+            };
+            let peer = VethPeer { name: "far", netns: None, mac: None, mtu: None };
+            let change = LinkChange { master: Some(br), ..LinkChange::default() };
+            let near = rtnl.create(&NewLink { name: "near", kind: LinkKind::Veth { peer }, change }).unwrap();
+            assert_eq!(rtnl.vlans().unwrap().get(&near).cloned().unwrap_or_default(), [], "none of its own accord");
+            let all = [BridgeVlan::native(1), BridgeVlan::tagged(100, 200), BridgeVlan::tagged(4094, 4094)];
+            rtnl.vlans_add(near, false, &all).unwrap();
+            rtnl.vlans_add(br, true, &[BridgeVlan::tagged(7, 8)]).unwrap();
+            assert_eq!(rtnl.vlans().unwrap()[&near], all);
+            assert_eq!(rtnl.vlans().unwrap()[&br], [BridgeVlan::tagged(7, 8)]);
+            let shown = out("bridge", &["vlan", "show", "dev", "near"]);
+            assert!(shown.contains("1 PVID Egress Untagged") && shown.contains("150"), "{shown}");
+            // Part of a range, and what is not there.
+            rtnl.vlans_delete(near, false, &[BridgeVlan::tagged(101, 300), BridgeVlan::native(1)]).unwrap();
+            rtnl.vlans_add(near, false, &[BridgeVlan::native(100)]).unwrap();
+            assert_eq!(rtnl.vlans().unwrap()[&near], [BridgeVlan::native(100), BridgeVlan::tagged(4094, 4094)]);
+            assert!(rtnl.vlans_add(near, false, &[BridgeVlan::tagged(4095, 4095)]).is_err());
         })
         .unwrap();
 }

@@ -6,20 +6,32 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use multihome_model::checked::check_network;
 use multihome_model::{
-    BondMode, IfName, IpFamilySpec, MacAddr, Mtu, NetworkSpec, NetworkType, PortSecurity, VlanSpec, Vni,
+    BondMode, IfName, IpFamilySpec, MacAddr, Mtu, NetworkSpec, NetworkType, PortSecurity, TrunkRange, VlanId, VlanSpec,
+    Vni,
 };
 use multihome_plan::node::{
     Bond, Fabric, Forward, NodeFacts, NodeFloating, NodeInput, NodeNetwork, NodeNic, NodeState, NodeVpc, RemoteNic,
-    Security, Step, TRANSIT, Transport, Via, VpcPeer, build, diff, simulate,
+    Security, Step, TRANSIT, Transport, Uplink, UplinkKind, Via, VpcPeer, build, diff, fabric_name, simulate,
 };
 use proptest::prelude::*;
 
 fn network(i: usize, kind: NetworkType, vpc: Option<u8>, mtu: u32) -> NodeNetwork {
+    let id = 100 + i as u32;
+    let trunk = kind == NetworkType::VlanTrunk;
+    let vlan = match kind {
+        NetworkType::Vlan => Some(VlanSpec { id: Some(id), ..Default::default() }),
+        NetworkType::VlanTrunk => {
+            let ranges = vec![TrunkRange { first: 100, last: Some(id) }, TrunkRange { first: 4090, last: Some(4094) }];
+            Some(VlanSpec { id: Some(200 + i as u32), trunk: ranges, shared: false })
+        }
+        _ => None,
+    };
+    let vpc = vpc.filter(|_| !trunk);
     let spec = NetworkSpec {
         r#type: kind,
-        vlan: (kind == NetworkType::Vlan).then(|| VlanSpec { id: Some(100 + i as u32), trunk: vec![] }),
+        vlan,
         vpc: vpc.map(|v| format!("vpc{v}")),
-        ipv4: Some(IpFamilySpec {
+        ipv4: (!trunk).then(|| IpFamilySpec {
             cidr: Some(format!("10.{i}.0.0/24")),
             gateway: Some(format!("10.{i}.0.1")),
             ..Default::default()
@@ -74,7 +86,13 @@ fn fabric(nics: usize) -> Fabric {
 }
 
 fn inputs() -> impl Strategy<Value = NodeInput> {
-    let kind = prop_oneof![Just(NetworkType::Management), Just(NetworkType::Vlan), Just(NetworkType::Overlay)];
+    let kind = proptest::sample::select(vec![
+        NetworkType::Management,
+        NetworkType::Vlan,
+        NetworkType::VlanTrunk,
+        NetworkType::Untagged,
+        NetworkType::Overlay,
+    ]);
     let nets = proptest::collection::vec((kind, proptest::option::of(0u8..2), 1280u32..9000), 1..5);
     let nics = proptest::collection::vec((0usize..5, any::<bool>(), 1u32..3), 0..8);
     let remote = proptest::collection::vec((0usize..5, any::<bool>(), 1u8..3), 0..8);
@@ -95,7 +113,7 @@ fn inputs() -> impl Strategy<Value = NodeInput> {
         node: NodeFacts {
             name: "node0".into(),
             fabrics: [("mgmt".to_owned(), fabric(uplink))].into(),
-            tunnel_address: None,
+            ..NodeFacts::default()
         },
         floating: nics
             .iter()
@@ -187,14 +205,19 @@ proptest! {
 
     #[test]
     fn a_bond_is_there_before_what_rides_on_it_and_goes_after_it(a in inputs(), b in inputs()) {
-        let steps = diff(&build(&a), &build(&b));
+        let before = build(&a);
+        let steps = diff(&before, &build(&b));
         let at = |f: fn(&Step) -> bool| steps.iter().position(f);
-        let last = |f: fn(&Step) -> bool| steps.iter().rposition(f);
-        if let (Some(bond), Some(uplink)) = (at(|s| matches!(s, Step::PutBond(..))), at(|s| matches!(s, Step::PutUplink(..)))) {
-            prop_assert!(bond < uplink);
+        if let (Some(bond), Some(uplink)) = (at(|s| matches!(s, Step::PutBond(..))), at(|s| matches!(s, Step::PutUplink(..) | Step::PutFabric(..)))) {
+            prop_assert!(bond < uplink || matches!(&steps[uplink], Step::PutFabric(_, f) if f.uplink.is_none()));
         }
-        if let (Some(bond), Some(uplink)) = (at(|s| matches!(s, Step::DeleteBond(_))), last(|s| matches!(s, Step::DeleteUplink(_)))) {
-            prop_assert!(uplink < bond);
+        for (i, step) in steps.iter().enumerate() {
+            let Step::DeleteBond(bond) = step else { continue };
+            let rides = |name: &IfName| match &before.uplinks[name].kind {
+                UplinkKind::Vlan { parent, .. } => parent == bond,
+                _ => name == bond,
+            };
+            prop_assert!(!steps[i..].iter().any(|s| matches!(s, Step::DeleteUplink(name) if rides(name))));
         }
     }
 
@@ -262,4 +285,121 @@ proptest! {
             }
         }
     }
+}
+
+/// Networks of these kinds, one NIC on each of those that are said to have one, on a fabric with eth9.
+fn riders(kinds: &[(NetworkType, bool)]) -> NodeInput {
+    let networks: Vec<NodeNetwork> =
+        kinds.iter().enumerate().map(|(i, (k, _))| network(i, *k, None, 1500 + i as u32)).collect();
+    let with_nic = kinds.iter().enumerate().filter(|(_, (_, nic))| *nic);
+    let nics = with_nic.map(|(i, _)| NodeNic {
+        uid: format!("nic-{i}"),
+        key: format!("default/nic{i}"),
+        network: format!("default/net{i}"),
+        mac: MacAddr([2, 0, 0, 0, 0, i as u8]),
+        addresses: vec![],
+        security: PortSecurity::Strict,
+        queues: 1,
+        tx_queue_length: None,
+    });
+    let node = NodeFacts { fabrics: [("mgmt".to_owned(), fabric(1))].into(), ..NodeFacts::default() };
+    NodeInput { node, nics: nics.collect(), networks, ..NodeInput::default() }
+}
+
+fn vlan_id(id: u32) -> VlanId {
+    VlanId::new(id).unwrap()
+}
+
+/// The kind of a network's uplink.
+fn uplink_of<'a>(state: &'a NodeState, input: &NodeInput, i: usize) -> Option<&'a Uplink> {
+    let bridge = multihome_plan::node::bridge_name(&input.networks[i]);
+    state.uplinks.values().find(|u| u.bridge == bridge)
+}
+
+#[test]
+fn a_trunk_brings_the_fabrics_bridge_and_takes_it_along() {
+    use NetworkType::{Untagged, Vlan, VlanTrunk};
+    let kinds = |trunk| [(Vlan, true), (VlanTrunk, trunk), (Untagged, true), (Vlan, false)];
+    let (with, without) = (riders(&kinds(true)), riders(&kinds(false)));
+    let (after, before) = (build(&with), build(&without));
+    let eth9 = IfName::new("eth9").unwrap();
+    assert!(before.fabrics.is_empty());
+    let direct = UplinkKind::Vlan { parent: eth9.clone(), id: vlan_id(100) };
+    assert_eq!(uplink_of(&before, &without, 0).unwrap().kind, direct);
+    assert_eq!(uplink_of(&before, &without, 2).unwrap().kind, UplinkKind::Device);
+
+    let bridge = &after.fabrics[&fabric_name("mgmt")];
+    let uplink = bridge.uplink.as_ref().unwrap();
+    // What nobody has a NIC on is not asked for; 4089 is the highest id that is not.
+    assert_eq!((&uplink.device, uplink.tagged.to_string()), (&eth9, "100-101,201,4090-4094".into()));
+    assert_eq!((uplink.untagged, bridge.inside.to_string()), (Some(vlan_id(4089)), "100,4089".into()));
+    assert_eq!(bridge.mtu.get(), 1502);
+    let inside = |id| UplinkKind::Vlan { parent: fabric_name("mgmt"), id: vlan_id(id) };
+    assert_eq!(uplink_of(&after, &with, 0).unwrap().kind, inside(100));
+    assert_eq!(uplink_of(&after, &with, 2).unwrap().kind, inside(4089));
+    let tap = &after.taps[&multihome_plan::node::tap_name("nic-1")];
+    let vlans = tap.vlans.as_ref().unwrap();
+    assert_eq!((vlans.tagged.to_string(), vlans.native), ("100-101,4090-4094".into(), Some(vlan_id(201))));
+    assert_eq!(after.ports[&multihome_plan::node::tap_name("nic-1")].security, Security::Trunk(Some(with.nics[1].mac)));
+
+    // In both directions what was goes only when there is something in its place, and nothing else is touched.
+    let names: fn(&Step) -> String = |s| format!("{s:?}").split(['(', ' ']).next().unwrap_or_default().to_owned();
+    let steps = |a, b| diff(a, b).iter().map(names).collect::<Vec<_>>();
+    assert_eq!(
+        steps(&before, &after),
+        ["PutFabric", "PutUplink", "PutUplink", "PutPort", "PutTap", "DeleteUplink"],
+        "eth9 itself is taken over"
+    );
+    let back = ["DeleteTap", "DeletePort", "PutUplink", "PutUplink", "DeleteUplink", "DeleteUplink", "DeleteFabric"];
+    assert_eq!(steps(&after, &before), back);
+}
+
+#[test]
+fn a_fabric_that_cannot_be_a_trunk_here_carries_the_rest_as_ever() {
+    use NetworkType::{Vlan, VlanTrunk};
+    let mut input = riders(&[(Vlan, true), (VlanTrunk, true)]);
+    input.node.no_trunks.insert("mgmt".into(), "its kernel cannot".into());
+    let alone = build(&riders(&[(Vlan, true), (VlanTrunk, false)]));
+    let mut state = build(&input);
+    // The VM with the trunk NIC runs, and reaches nobody.
+    let tap = state.taps.remove(&multihome_plan::node::tap_name("nic-1")).unwrap();
+    let port = state.ports.remove(&multihome_plan::node::tap_name("nic-1")).unwrap();
+    assert!(tap.vlans.is_none() && matches!(port.security, Security::Strict { ref ipv4, .. } if ipv4.is_empty()));
+    assert!(state.uplinks.values().all(|u| u.bridge != tap.bridge));
+    state.bridges.remove(&tap.bridge).unwrap();
+    assert_eq!(state, alone);
+}
+
+#[test]
+fn another_vlan_is_another_uplink_and_nothing_else() {
+    let input = riders(&[(NetworkType::Vlan, true)]);
+    let mut changed = input.clone();
+    changed.networks[0].spec.vlan = Some(vlan_id(300));
+    let steps = diff(&build(&input), &build(&changed));
+    assert!(matches!(&steps[..], [Step::PutUplink(new, _), Step::DeleteUplink(old)] if new != old), "{steps:?}");
+}
+
+#[test]
+fn networks_that_share_a_vlan_share_a_bridge_and_its_uplink() {
+    use NetworkType::Vlan;
+    let mut input = riders(&[(Vlan, true), (Vlan, true), (Vlan, true)]);
+    for n in &mut input.networks[..2] {
+        (n.spec.vlan, n.spec.shares_vlan) = (Some(vlan_id(100)), true);
+    }
+    let state = build(&input);
+    assert_eq!((state.bridges.len(), state.uplinks.len(), state.taps.len()), (2, 2, 3));
+    let bridge = |i: usize| &state.taps[&multihome_plan::node::tap_name(&format!("nic-{i}"))].bridge;
+    assert!(bridge(0) == bridge(1) && bridge(1) != bridge(2));
+    assert_eq!((state.bridges[bridge(0)].mtu.get(), uplink_of(&state, &input, 0).unwrap().mtu.get()), (1501, 1501));
+    assert_eq!(state.bridges[bridge(0)].alias, "net VLAN 100 of mgmt");
+}
+
+#[test]
+fn a_trunk_of_every_vlan_leaves_none_for_what_has_no_tag() {
+    use NetworkType::{Untagged, VlanTrunk};
+    let mut input = riders(&[(VlanTrunk, true), (Untagged, true)]);
+    input.networks[0].spec.trunk = multihome_model::VlanSet::all();
+    let state = build(&input);
+    assert_eq!(state.fabrics[&fabric_name("mgmt")].uplink.as_ref().unwrap().untagged, None);
+    assert_eq!(uplink_of(&state, &input, 1), None);
 }

@@ -2,7 +2,7 @@
 
 use kube::Api;
 use kube::api::PostParams;
-use multihome_model::{IpFamilySpec, Network, NetworkSpec, NetworkType, VlanSpec};
+use multihome_model::{IpFamilySpec, Network, NetworkSpec, NetworkType, TrunkRange, VlanSpec};
 
 use super::{Context, delete, get};
 use crate::args::{NetworkCommand, NetworkCreate};
@@ -28,15 +28,32 @@ fn first_address(net: ipnet::IpNet) -> Option<String> {
     a.map(|a| a.to_string())
 }
 
+/// What is said of VLANs, if anything.
+fn vlan(args: &NetworkCreate) -> Result<Option<VlanSpec>, CliError> {
+    let range = |text: &String| {
+        let (first, last) = text.split_once('-').map_or((text.as_str(), None), |(a, b)| (a, Some(b)));
+        let id = |id: &str| id.trim().parse::<u32>().ok();
+        match (id(first), last.map(id)) {
+            (Some(first), None) => Ok(TrunkRange { first, last: None }),
+            (Some(first), Some(Some(last))) => Ok(TrunkRange { first, last: Some(last) }),
+            _ => Err(CliError::new(format!("trunk {text:?} is no VLAN id and no range of them: use 100 or 100-199"))),
+        }
+    };
+    let trunk = args.trunk.iter().map(range).collect::<Result<Vec<_>, _>>()?;
+    let said = args.vlan.is_some() || !trunk.is_empty();
+    Ok(said.then(|| VlanSpec { id: args.vlan, trunk, ..Default::default() }))
+}
+
 async fn create(ctx: &Context, args: &NetworkCreate, out: &mut Output) -> CliResult {
     let kind = match args.r#type.to_lowercase().as_str() {
         "management" => NetworkType::Management,
         "vlan" => NetworkType::Vlan,
+        "vlantrunk" | "trunk" => NetworkType::VlanTrunk,
         "untagged" => NetworkType::Untagged,
         "overlay" => NetworkType::Overlay,
         other => {
             return Err(CliError::new(format!(
-                "type {other:?} is not known: use management, vlan, untagged or overlay"
+                "type {other:?} is not known: use management, vlan, vlantrunk, untagged or overlay"
             )));
         }
     };
@@ -59,7 +76,7 @@ async fn create(ctx: &Context, args: &NetworkCreate, out: &mut Output) -> CliRes
     let spec = NetworkSpec {
         r#type: kind,
         cluster_network: args.cluster_network.clone(),
-        vlan: args.vlan.map(|id| VlanSpec { id: Some(id), trunk: vec![] }),
+        vlan: vlan(args)?,
         vpc: args.vpc.clone(),
         ipv4,
         ipv6,

@@ -284,12 +284,23 @@ fn refusal(kind: &str, name: &str, r: Refusal) -> CliError {
 }
 
 fn describe(step: &multihome_plan::node::Step) -> String {
-    use multihome_plan::node::Step;
+    use multihome_plan::node::{Security, Step};
     match step {
         Step::CreateDomain(ns) => format!("namespace {ns}"),
         Step::PutBond(n, b) => {
             let nics = b.nics.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(", ");
             format!("bond {n} of {nics} for {}, {}, MTU {}", b.alias, b.mode.as_str(), b.mtu)
+        }
+        Step::PutFabric(n, f) => {
+            let out = match &f.uplink {
+                Some(u) => {
+                    let inner =
+                        u.untagged.map(|id| format!(", VLAN {} inside for no tag", id.get())).unwrap_or_default();
+                    format!("{} with VLANs {}{inner}", u.device, u.tagged)
+                }
+                None => "no device".into(),
+            };
+            format!("bridge {n} for trunks on {}, out by {out}, MTU {}", f.alias, f.mtu)
         }
         Step::PutBridge(n, b) => format!("bridge {n} for {}, MTU {}", b.alias, b.mtu),
         Step::PutUplink(n, u) => {
@@ -306,10 +317,17 @@ fn describe(step: &multihome_plan::node::Step) -> String {
         }
         Step::PutEgress(ns, e) => format!("{}: way out of {ns}, {} to {}", e.host, e.peer_address, e.host_address),
         Step::PutPort(n, p) => match &p.security {
-            multihome_plan::node::Security::Strict { mac, .. } => format!("{n}: only {mac} and its addresses may send"),
-            multihome_plan::node::Security::Promiscuous => format!("{n}: anything may send"),
+            Security::Strict { mac, .. } => format!("{n}: only {mac} and its addresses may send"),
+            Security::Trunk(Some(mac)) => format!("{n}: only {mac} may send, with or without a tag"),
+            Security::Promiscuous | Security::Trunk(None) => format!("{n}: anything may send"),
         },
-        Step::PutTap(n, t) => format!("tap {n} for {}, port of {}, MTU {}", t.alias, t.bridge, t.mtu),
+        Step::PutTap(n, t) => {
+            let vlans = t.vlans.as_ref().map(|v| {
+                let native = v.native.map(|id| format!(", {} without a tag", id.get())).unwrap_or_default();
+                format!(", VLANs {}{native}", v.tagged)
+            });
+            format!("tap {n} for {}, port of {}{}, MTU {}", t.alias, t.bridge, vlans.unwrap_or_default(), t.mtu)
+        }
         Step::PutFlood(n, f) => {
             let nodes: Vec<String> = f.nodes.iter().map(ToString::to_string).collect();
             let nobody = "no other node".to_owned();
@@ -329,6 +347,7 @@ fn describe(step: &multihome_plan::node::Step) -> String {
         Step::DeleteRemote(n, mac) => format!("{n}: forget {mac}"),
         Step::DeleteDomain(n) => format!("remove namespace {n}"),
         Step::DeleteBond(n)
+        | Step::DeleteFabric(n)
         | Step::DeleteBridge(n)
         | Step::DeleteUplink(n)
         | Step::DeletePort(n)

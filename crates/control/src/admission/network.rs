@@ -6,7 +6,8 @@ use ipnet::IpNet;
 use kube::ResourceExt;
 use multihome_model::checked::{CheckedNetwork, check_network};
 use multihome_model::{
-    AddressClaim, ClusterNetwork, Family, FloatingIP, MGMT_FABRIC, Mtu, Network, NetworkInterface, Violations,
+    AddressClaim, ClusterNetwork, Family, FloatingIP, MGMT_FABRIC, Mtu, Network, NetworkInterface, NetworkType,
+    Violations,
 };
 use multihome_plan::mtu;
 use multihome_plan::primary::FAMILIES;
@@ -98,18 +99,21 @@ fn references(look: &dyn Lookup, key: &Key, spec: &CheckedNetwork, v: &mut Viola
 }
 
 fn conflicts(key: &Key, spec: &CheckedNetwork, k: &Key, other: &CheckedNetwork, v: &mut Violations) {
+    // Trunks carry what is others' as well: that is what they are for.
     if let (Some(a), Some(b)) = (spec.vlan, other.vlan)
+        && (spec.kind, other.kind) == (NetworkType::Vlan, NetworkType::Vlan)
         && a == b
         && spec.fabric == other.fabric
     {
-        v.add(
-            "spec.vlan.id",
-            format!(
-                "VLAN id {} of ClusterNetwork {:?} is used by Network {k}: use another, or that Network",
-                a.get(),
-                spec.fabric
-            ),
-        );
+        let taken = format!("VLAN id {} of ClusterNetwork {:?} is used by Network {k}", a.get(), spec.fabric);
+        if key.namespace == k.namespace {
+            v.add("spec.vlan.id", format!("{taken}: use another, or that Network"));
+        } else if !(spec.shares_vlan && other.shares_vlan) {
+            v.add(
+                "spec.vlan.id",
+                format!("{taken}: use another, or set vlan.shared: true on both, which makes them one layer-2 network"),
+            );
+        }
     }
     if let (Some(a), Some(b)) = (spec.vni, other.vni)
         && a == b
@@ -180,4 +184,40 @@ pub(super) fn checked(look: &dyn Lookup, key: &Key) -> Result<CheckedNetwork, Re
     let missing = || Refusal::Forbidden(format!("Network {key} does not exist: create it first"));
     let network = get::<Network>(look, key).ok_or_else(missing)?;
     check_network(&key.name, &network.spec).map_err(Refusal::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(mine: &str, others: &str, namespace: &str) -> Option<String> {
+        let spec = |text: &str| check_network("n", &serde_json::from_str(text).unwrap()).unwrap();
+        let mut v = Violations::default();
+        conflicts(&Key::new("a", "mine"), &spec(mine), &Key::new(namespace, "other"), &spec(others), &mut v);
+        v.into_result(()).err().map(|v| v.to_string())
+    }
+
+    #[test]
+    fn a_vlan_is_shared_by_namespaces_that_all_say_so_and_by_trunks() {
+        let own = r#"{"type": "Vlan", "vlan": {"id": 100}}"#;
+        let shared = r#"{"type": "Vlan", "vlan": {"id": 100, "shared": true}}"#;
+        let trunk = r#"{"type": "VlanTrunk", "vlan": {"id": 100, "trunk": [{"first": 200}]}}"#;
+        let taken = "spec.vlan.id: VLAN id 100 of ClusterNetwork \"mgmt\" is used by Network";
+        for (mine, others) in [(own, own), (own, shared), (shared, own)] {
+            let said = refused(mine, others, "b").unwrap();
+            assert_eq!(
+                said,
+                format!(
+                    "{taken} b/other: use another, or set vlan.shared: true on both, which makes them one layer-2 network"
+                )
+            );
+        }
+        assert_eq!(refused(shared, shared, "b"), None);
+        assert_eq!(refused(shared, shared, "a"), Some(format!("{taken} a/other: use another, or that Network")));
+        for (mine, others) in [(own, trunk), (trunk, own), (trunk, trunk)] {
+            assert_eq!(refused(mine, others, "a"), None);
+        }
+        let elsewhere = r#"{"type": "Vlan", "clusterNetwork": "data", "vlan": {"id": 100}}"#;
+        assert_eq!(refused(own, elsewhere, "a"), None);
+    }
 }

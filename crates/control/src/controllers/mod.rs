@@ -2,6 +2,7 @@
 
 mod fabric;
 mod floating;
+mod nad;
 mod network;
 mod nic;
 mod node;

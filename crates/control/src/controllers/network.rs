@@ -2,16 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt};
 use multihome_model::checked::{CheckedNetwork, check_network};
 use multihome_model::condition::{self, Condition};
-use multihome_model::{Network, NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec, NetworkType, Vni};
+use multihome_model::{Mtu, Network, NetworkAttachmentDefinition, NetworkType, Vni};
 use multihome_plan::address;
-use serde_json::json;
 
-use super::{Context, Outcome};
+use super::{Context, Outcome, nad};
 use crate::queue::Next;
 use crate::status;
 use crate::{Key, vm, vpc};
@@ -32,7 +30,12 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
     };
     if let Some(missing) = missing(ctx, key, &spec) {
         set_ready(&api, &known, missing).await?;
-        return Ok(Next::Wait);
+        if spec.kind == NetworkType::Cni {
+            return Ok(Next::Wait);
+        }
+        let mtu = vm::effective_mtu(&ctx.world.read(), &spec);
+        let vni = known.status.as_ref().and_then(|s| s.vni).and_then(|v| Vni::new(v).ok());
+        return publish(ctx, key, &known, &spec, mtu, vni, false).await;
     }
     let guard = ctx.choosing.lock().await;
     let vni = choose_vni(ctx, &known, &spec);
@@ -68,7 +71,7 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
     })
     .await?;
     drop(guard);
-    publish(ctx, key, &known, &spec, mtu.get(), vni).await
+    publish(ctx, key, &known, &spec, mtu, vni, ready.is_true()).await
 }
 
 /// What the nodes that carry the network have against it, in one sentence.
@@ -100,11 +103,9 @@ fn missing(ctx: &Context, key: &Key, spec: &CheckedNetwork) -> Option<Condition>
 
 /// What the model can say and no node can do yet: told, never silently skipped.
 fn not_offered(spec: &CheckedNetwork) -> Option<String> {
-    matches!(spec.kind, NetworkType::VlanTrunk | NetworkType::Cni).then(|| {
-        format!(
-            "networks of type {} are not carried yet: use Vlan, Untagged, Overlay or Management",
-            spec.kind.as_str()
-        )
+    let kind = spec.kind.as_str();
+    (spec.kind == NetworkType::Cni).then(|| {
+        format!("networks of type {kind} are not carried yet: use Vlan, VlanTrunk, Untagged, Overlay or Management")
     })
 }
 
@@ -129,50 +130,17 @@ fn choose_vni(ctx: &Context, known: &Network, spec: &CheckedNetwork) -> Option<V
     vpc::choose_vni(&ctx.world.read(), &known.uid().unwrap_or_default(), had)
 }
 
-/// The NetworkAttachmentDefinition of the network's own name, with the labels by which Harvester's tools read it.
+/// Publishes the NetworkAttachmentDefinition of the network's own name.
 async fn publish(
     ctx: &Context,
     key: &Key,
     network: &Network,
     spec: &CheckedNetwork,
-    mtu: u32,
+    mtu: Mtu,
     vni: Option<Vni>,
+    ready: bool,
 ) -> Outcome {
-    let mut config = json!({
-        "cniVersion": "0.3.1",
-        "name": key.name,
-        "type": "multihome",
-        "network": key.to_string(),
-        "mtu": mtu,
-        "ipam": {},
-    });
-    if let Some(vlan) = spec.vlan {
-        config["vlan"] = json!(vlan.get());
-    }
-    if let Some(vni) = vni {
-        config["vni"] = json!(vni.get());
-    }
-    let harvester_type = match spec.kind {
-        NetworkType::Vlan => "L2VlanNetwork",
-        NetworkType::VlanTrunk => "L2VlanTrunkNetwork",
-        NetworkType::Untagged => "UntaggedNetwork",
-        NetworkType::Overlay => "OverlayNetwork",
-        NetworkType::Management | NetworkType::Cni => "",
-    };
-    let mut nad =
-        NetworkAttachmentDefinition::new(&key.name, NetworkAttachmentDefinitionSpec { config: config.to_string() });
-    nad.metadata.namespace = Some(key.namespace.clone());
-    let mut labels = vec![("multihome.io/network".to_owned(), key.name.clone())];
-    if !harvester_type.is_empty() {
-        labels.push(("network.harvesterhci.io/type".into(), harvester_type.into()));
-        labels.push(("network.harvesterhci.io/clusternetwork".into(), spec.fabric.clone()));
-        labels.push(("network.harvesterhci.io/ready".into(), "true".into()));
-    }
-    if let Some(vlan) = spec.vlan {
-        labels.push(("network.harvesterhci.io/vlan-id".into(), vlan.get().to_string()));
-    }
-    nad.metadata.labels = Some(labels.into_iter().collect());
-    nad.metadata.owner_references = Some(vec![owner(network)]);
+    let nad = nad::definition(network, key, spec, mtu.get(), vni, ready);
     let api: Api<NetworkAttachmentDefinition> = Api::namespaced(ctx.client.clone(), &key.namespace);
     match api.get_opt(&key.name).await? {
         None => match api.create(&PostParams::default(), &nad).await {
@@ -185,23 +153,10 @@ async fn publish(
         Some(there) => {
             let ours =
                 there.meta().owner_references.iter().flatten().any(|o| Some(&o.uid) == network.meta().uid.as_ref());
-            if ours && (there.spec != nad.spec || there.meta().labels != nad.meta().labels) {
-                let patch = json!({"metadata": {"labels": nad.metadata.labels}, "spec": nad.spec});
+            if let Some(patch) = nad::patch(&there, &nad).filter(|_| ours) {
                 api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
             }
         }
     }
     Ok(Next::Wait)
-}
-
-/// The owner reference of something that goes with its network.
-fn owner(network: &Network) -> OwnerReference {
-    OwnerReference {
-        api_version: Network::api_version(&()).into_owned(),
-        kind: Network::kind(&()).into_owned(),
-        name: network.name_any(),
-        uid: network.uid().unwrap_or_default(),
-        controller: Some(true),
-        block_owner_deletion: Some(false),
-    }
 }

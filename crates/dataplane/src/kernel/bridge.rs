@@ -8,12 +8,13 @@ use multihome_netlink::{
 };
 use multihome_plan::node::{Bridge, Port, Security, Tap, Uplink, UplinkKind};
 
-use super::Kernel;
+use super::security::UNTAGGED;
+use super::{Kernel, is_ours};
 use crate::error::{Error, Result};
 
 /// How long a bridge remembers an address that it learned (from an uplink, or a promiscuous NIC), in
 /// hundredths of a second; IEEE 802.1Q's default of 300 s.
-const AGEING: u32 = 30_000;
+pub(super) const AGEING: u32 = 30_000;
 /// The queue length that the kernel gives a tap (drivers/net/tun.c, `TUN_READQ_SIZE` and ether_setup).
 const DEFAULT_QUEUE: u32 = 1000;
 
@@ -23,9 +24,10 @@ pub(super) fn port_flags(learning: bool) -> PortFlags {
 }
 
 /// A strict NIC has one known address, set on its port; it neither teaches the bridge others nor is
-/// shown what is meant for others.
+/// shown what is meant for others. A trunk's port is as one of a switch: the bridge learns in which
+/// of its VLANs the NIC is heard.
 pub(super) fn learns(port: Option<&Port>) -> bool {
-    matches!(port, Some(Port { security: Security::Promiscuous, .. }))
+    matches!(port, Some(Port { security: Security::Promiscuous | Security::Trunk(_), .. }))
 }
 
 /// The kernel knows no number of queues that a tap is meant to have, and no difference between a queue
@@ -66,7 +68,7 @@ pub(super) fn read_tap_alias(mut alias: &str, link: &Link) -> (String, u32, Opti
 }
 
 /// A MAC that follows from a device's name, so that a bridge's does not change with its ports.
-fn fixed_mac(name: &IfName) -> [u8; 6] {
+pub(super) fn fixed_mac(name: &IfName) -> [u8; 6] {
     let digits: Vec<u32> = name.as_str().chars().rev().filter_map(|c| c.to_digit(16)).collect();
     let mut mac = [0x02, 0, 0, 0, 0, 0];
     for (byte, pair) in mac[1..].iter_mut().zip(digits.chunks(2)) {
@@ -144,11 +146,37 @@ impl Kernel {
                 self.rtnl.delete(name.as_str()).unless_missing()?;
             }
             self.forget_remotes(name);
+            if let LinkKind::Vlan { parent, id } = kind {
+                self.vacate(parent, id)?;
+            }
             self.rtnl.create(&NewLink { name: name.as_str(), kind, change: LinkChange::default() })?;
             self.silence(name.as_str())?;
+            // Two ways out at a time would join two VLANs. The new one is ready before the old one goes, and a device that
+            // is neither a port nor down would answer for the node.
+            self.displace(name, bridge)?;
         }
         let learns = kind_name != "vxlan" || self.learns_remotes(name);
         self.plug(name, bridge, &uplink.alias, uplink.mtu, learns)
+    }
+
+    /// Removes a VLAN device of ours of this VLAN: there can be but one on a device.
+    fn vacate(&mut self, parent: u32, id: u16) -> Result<()> {
+        let links = self.rtnl.links()?;
+        let others = links.iter().filter(|l| l.parent == parent && l.vlan == Some(id) && is_ours(&l.name, names::VLAN));
+        for link in others {
+            self.rtnl.delete(&link.name).unless_missing()?;
+        }
+        Ok(())
+    }
+
+    /// Removes what else of ours is the uplink of a bridge.
+    fn displace(&mut self, name: &IfName, bridge: u32) -> Result<()> {
+        let uplink = |n: &str| is_ours(n, names::VLAN) || is_ours(n, names::VXLAN);
+        let links = self.rtnl.links()?;
+        for link in links.iter().filter(|l| l.master == bridge && uplink(&l.name) && l.name != name.as_str()) {
+            self.rtnl.delete(&link.name).unless_missing()?;
+        }
+        Ok(())
     }
 
     /// The index of a device that is up and carries packets of this size: one that does not is made to.
@@ -173,16 +201,11 @@ impl Kernel {
         let Some(link) = self.rtnl.link(name.as_str())? else {
             return Err(Error::Unsupported { what: what(), reason: format!("there is no device {name}") });
         };
-        if link.master != 0 && link.master != bridge {
-            let owner = self.rtnl.link_at(link.master)?.map(|l| l.name).unwrap_or_default();
-            return Err(Error::Unsupported { what: what(), reason: format!("it is a port of {owner}") });
-        }
-        if link.master == 0
-            && let Some(reason) = self.why_needed(&link)?
-        {
+        if let Some(reason) = self.why_not_lent(&link)? {
             return Err(Error::Unsupported { what: what(), reason });
         }
         self.hold_ipv6(name.as_str())?;
+        self.put_fact(UNTAGGED, name, true)?;
         let change = LinkChange {
             mtu: (link.mtu < uplink.mtu.get()).then_some(uplink.mtu.get()),
             master: (link.master != bridge).then_some(bridge),
@@ -191,6 +214,16 @@ impl Kernel {
             ..LinkChange::default()
         };
         Ok(self.rtnl.change_named(name.as_str(), &change)?)
+    }
+
+    /// Why a device of the node's own cannot be a port of a bridge of ours, if so.
+    pub(super) fn why_not_lent(&mut self, link: &Link) -> Result<Option<String>> {
+        if link.master == 0 {
+            return self.why_needed(link);
+        }
+        let owner = self.rtnl.link_at(link.master)?.map(|l| l.name).unwrap_or_default();
+        let ours = is_ours(&owner, names::BRIDGE) || is_ours(&owner, names::FABRIC);
+        Ok((!ours).then(|| format!("it is a port of {owner}")))
     }
 
     /// Why the node cannot do without a device, if so. Addresses that a router told it for a time, as every idle device
@@ -243,11 +276,12 @@ impl Kernel {
         }
         if let Some(link) = self.rtnl.link(name.as_str())? {
             let bridge = self.rtnl.link_at(link.master)?.map(|l| l.name).unwrap_or_default();
-            if super::is_ours(&bridge, names::BRIDGE) {
+            if is_ours(&bridge, names::BRIDGE) {
                 let change = LinkChange { master: Some(0), ..LinkChange::default() };
                 self.rtnl.change(link.index, &change).unless_missing()?;
             }
         }
+        self.put_fact(UNTAGGED, name, false)?;
         self.release_ipv6(name.as_str())
     }
 
@@ -313,6 +347,10 @@ impl Kernel {
         }
         let port = self.known_ports()?.get(name).cloned();
         self.plug(name, bridge, &tap_alias(tap), tap.mtu, learns(port.as_ref()))?;
+        if let Some(vlans) = &tap.vlans {
+            let index = self.rtnl.index(name.as_str())?;
+            self.set_vlans(index, false, vlans)?;
+        }
         if let Some(link) = there {
             self.forget_others(link.index, bound_mac(port.as_ref()))?;
         }
@@ -372,6 +410,7 @@ mod tests {
             mtu: Mtu::ETHERNET,
             queues: 1,
             tx_queue_length: None,
+            vlans: None,
         };
         let mut link = Link { tx_queue_length: DEFAULT_QUEUE, ..Link::default() };
         let read = |tap: &Tap, link: &Link| read_tap_alias(&tap_alias(tap), link);

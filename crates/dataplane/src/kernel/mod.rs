@@ -7,6 +7,7 @@
 mod bond;
 mod bridge;
 mod domain;
+mod fabric;
 mod floating;
 mod notes;
 mod observe;
@@ -91,6 +92,8 @@ impl Kernel {
             Step::DeleteDomain(ns) => self.delete_domain(ns),
             Step::PutBond(name, bond) => self.put_bond(name, bond),
             Step::DeleteBond(name) => self.delete_bond(name),
+            Step::PutFabric(name, fabric) => self.put_fabric(name, fabric),
+            Step::DeleteFabric(name) => self.delete_fabric(name),
             Step::PutBridge(name, bridge) => self.put_bridge(name, bridge),
             Step::PutUplink(name, uplink) => self.put_uplink(name, uplink),
             Step::PutFlood(name, flood) => self.put_flood(name, flood),
@@ -113,6 +116,17 @@ impl Kernel {
             Step::DeleteBridge(name) | Step::DeleteTap(name) => self.delete_device(name),
             Step::DeleteLeg(_, name) => self.delete_device(name),
         }
+    }
+
+    /// Whether a step removes an uplink in whose place there is nothing, because that failed.
+    fn has_no_successor(&mut self, step: &Step, failed: &[StepError]) -> bool {
+        let Step::DeleteUplink(name) = step else { return false };
+        let mut bridges = failed.iter().filter_map(|f| match &f.step {
+            Step::PutUplink(_, uplink) => Some(&uplink.bridge),
+            _ => None,
+        });
+        let Some(of) = self.rtnl.link(name.as_str()).ok().flatten().map(|l| l.master) else { return false };
+        bridges.any(|b| self.rtnl.index(b.as_str()).is_ok_and(|index| index == of))
     }
 
     fn delete_device(&mut self, name: &IfName) -> Result<()> {
@@ -182,8 +196,11 @@ impl crate::Engine for Kernel {
     }
 
     fn apply(&mut self, steps: &[Step]) -> Vec<StepError> {
-        let mut failed = Vec::new();
+        let mut failed: Vec<StepError> = Vec::new();
         for step in steps {
+            if self.has_no_successor(step, &failed) {
+                continue;
+            }
             if let Err(error) = self.step(step) {
                 tracing::debug!(?step, %error, "step failed");
                 failed.push(StepError { step: step.clone(), error });

@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
-use multihome_model::{BondMode, IfName, MacAddr, Mtu, names};
+use multihome_model::{BondMode, IfName, MacAddr, Mtu, VlanId, names};
 use multihome_netlink::nft::{Family, Nft};
-use multihome_netlink::{Address, FdbEntry, Idempotent, Link, Netns, Route, Rtnl, TABLE_MAIN, sysctl};
-use multihome_plan::node::{Bond, Bridge, Domain, Egress, Leg, NodeState, Tap, Uplink, UplinkKind};
+use multihome_netlink::{Address, BridgeVlan, FdbEntry, Idempotent, Link, Netns, Route, Rtnl, TABLE_MAIN, sysctl};
+use multihome_plan::node::{
+    Bond, Bridge, Domain, Egress, FabricBridge, FabricUplink, Leg, NodeState, PortVlans, Tap, Uplink, UplinkKind,
+};
 
 use super::bridge::{bound_mac, learns, read_tap_alias};
 use super::domain::{LEGS, REPLIES, forwarding_key};
-use super::security::{TABLE, device_name, is_assigned};
+use super::fabric::read_vlans;
+use super::security::{TABLE, TAGGED, UNTAGGED, device_name, is_assigned};
 use super::{Kernel, floating, is_ours, router};
 use crate::error::Result;
 
@@ -24,6 +27,13 @@ pub(super) struct Host {
     names: HashMap<u32, String>,
     fdb: HashMap<u32, Vec<FdbEntry>>,
     addresses: Vec<Address>,
+    /// Of bridges that sort by VLAN and their ports; empty where there is no such bridge.
+    vlans: HashMap<u32, Vec<BridgeVlan>>,
+    /// The VLANs that are closed from the wire, by device.
+    inner_tags: Vec<(IfName, VlanId)>,
+    /// The devices whose tagged frames are refused, and those whose tagged frames are sorted.
+    untagged: BTreeSet<IfName>,
+    tagged: BTreeSet<IfName>,
 }
 
 /// A domain's namespace as it is inside.
@@ -36,17 +46,6 @@ struct Inside {
 }
 
 impl Host {
-    /// Reads them.
-    pub(super) fn look(rtnl: &mut Rtnl) -> Result<Self> {
-        let links = rtnl.links()?;
-        let mut fdb: HashMap<u32, Vec<FdbEntry>> = HashMap::new();
-        for entry in rtnl.fdb()? {
-            fdb.entry(entry.index).or_default().push(entry);
-        }
-        let names = links.iter().map(|l| (l.index, l.name.clone())).collect();
-        Ok(Self { links, names, fdb, addresses: rtnl.addresses()? })
-    }
-
     /// The forwarding entries of a device.
     pub(super) fn entries(&self, index: u32) -> &[FdbEntry] {
         self.fdb.get(&index).map(Vec::as_slice).unwrap_or_default()
@@ -104,11 +103,33 @@ fn only_v4(addresses: &[Address], index: u32) -> Option<Ipv4Addr> {
 }
 
 impl Kernel {
+    /// Reads what the host's namespace holds.
+    pub(super) fn look(&mut self) -> Result<Host> {
+        let links = self.rtnl.links()?;
+        let mut fdb: HashMap<u32, Vec<FdbEntry>> = HashMap::new();
+        for entry in self.rtnl.fdb()? {
+            fdb.entry(entry.index).or_default().push(entry);
+        }
+        let names = links.iter().map(|l| (l.index, l.name.clone())).collect();
+        let sorts = links.iter().any(|l| l.vlan_filtering && is_ours(&l.name, names::FABRIC));
+        let vlans = if sorts { self.rtnl.vlans()? } else { HashMap::new() };
+        Ok(Host {
+            names,
+            fdb,
+            addresses: self.rtnl.addresses()?,
+            vlans,
+            inner_tags: self.inner_tags()?,
+            untagged: self.devices(UNTAGGED)?,
+            tagged: self.devices(TAGGED)?,
+            links,
+        })
+    }
+
     pub(super) fn observed(&mut self) -> Result<NodeState> {
         // The facts may have been changed by somebody else: read them anew.
         self.ports = None;
         let ports = self.known_ports()?.clone();
-        let host = Host::look(&mut self.rtnl)?;
+        let host = self.look()?;
         let mut state = NodeState { ports, ..NodeState::default() };
         for (name, link) in host.ours(names::BRIDGE, "bridge") {
             let (mtu, right) = mtu_of(link);
@@ -117,6 +138,9 @@ impl Kernel {
         }
         for (name, link) in host.ours(names::BOND, "bond") {
             state.bonds.insert(name, observed_bond(&host, link));
+        }
+        for (name, link) in host.ours(names::FABRIC, "bridge") {
+            state.fabrics.insert(name, observed_fabric(&host, link));
         }
         for (prefix, kind) in [(names::VXLAN, "vxlan"), (names::VLAN, "vlan")] {
             for (name, link) in host.ours(prefix, kind) {
@@ -130,14 +154,14 @@ impl Kernel {
             }
         }
         // Devices of the node's own that are ports of ours. What a network calls its uplink stands on its bridge.
-        let own = |name: &str| !name.starts_with("mh") || is_ours(name, names::BOND);
-        for link in host.links.iter().filter(|l| l.master != 0 && own(&l.name)) {
+        for link in host.links.iter().filter(|l| l.master != 0 && is_own(&l.name)) {
             let Some(bridge) = host.links.iter().find(|b| b.index == link.master && is_ours(&b.name, names::BRIDGE))
             else {
                 continue;
             };
             let Ok(name) = IfName::new(link.name.as_str()) else { continue };
-            let right = link.up && link.mtu >= bridge.mtu && link.port.learning == Some(true);
+            let known = host.untagged.contains(&name);
+            let right = known && link.up && link.mtu >= bridge.mtu && link.port.learning == Some(true);
             let alias = format!("uplink {}", bridge.alias.strip_prefix("net ").unwrap_or(&bridge.alias));
             let uplink = Uplink {
                 alias: alias_if(right, &alias),
@@ -263,6 +287,29 @@ fn look_inside(netns: &Netns) -> Result<Inside> {
     })
 }
 
+/// Whether a device may carry a fabric: one of the node's own, or a bond of ours.
+fn is_own(name: &str) -> bool {
+    !name.starts_with("mh") || is_ours(name, names::BOND)
+}
+
+fn observed_fabric(host: &Host, link: &Link) -> FabricBridge {
+    let (mtu, right) = mtu_of(link);
+    let vlans = |index| read_vlans(host.vlans.get(&index).map(Vec::as_slice).unwrap_or_default());
+    let inside = vlans(link.index);
+    let mut right = right && link.up && link.vlan_filtering && inside.as_ref().is_some_and(|v| v.native.is_none());
+    let port = host.links.iter().find(|l| l.master == link.index && is_own(&l.name));
+    let uplink = port.and_then(|port| {
+        let device = IfName::new(port.name.as_str()).ok()?;
+        let there = vlans(port.index);
+        right &= there.is_some() && port.up && port.mtu >= link.mtu && port.port.learning == Some(true);
+        let PortVlans { tagged, native: untagged } = there.unwrap_or_default();
+        let closed: Vec<VlanId> = host.inner_tags.iter().filter(|(d, _)| *d == device).map(|(_, id)| *id).collect();
+        right &= host.tagged.contains(&device) && closed == untagged.into_iter().collect::<Vec<_>>();
+        Some(FabricUplink { device, tagged, untagged })
+    });
+    FabricBridge { alias: alias_if(right, &link.alias), mtu, uplink, inside: inside.unwrap_or_default().tagged }
+}
+
 fn observed_bond(host: &Host, link: &Link) -> Bond {
     let (mtu, right) = mtu_of(link);
     let nics = host.links.iter().filter(|l| l.master == link.index);
@@ -286,8 +333,11 @@ fn observed_tap(host: &Host, link: &Link, port: Option<&multihome_plan::node::Po
         && link.port.unicast_flood == learning
         && host.fixed(link, bound_mac(port));
     let (alias, queues, tx_queue_length) = read_tap_alias(&link.alias, link);
-    let (alias, bridge) = (alias_if(right, &alias), host.bridge_of(link));
-    Tap { alias, bridge, mtu, queues, tx_queue_length }
+    let bridge = host.bridge_of(link);
+    let vlans = is_ours(bridge.as_str(), names::FABRIC)
+        .then(|| read_vlans(host.vlans.get(&link.index).map(Vec::as_slice).unwrap_or_default()));
+    let right = right && vlans != Some(None);
+    Tap { alias: alias_if(right, &alias), bridge, mtu, queues, tx_queue_length, vlans: vlans.flatten() }
 }
 
 fn observed_leg(host: &Host, inside: &Inside, near: &Link, far: &Link) -> Option<Leg> {

@@ -135,7 +135,7 @@ impl Kernel {
 
     fn known_remotes(&mut self) -> Result<&BTreeMap<IfName, Remotes>> {
         if self.remotes.is_none() {
-            let host = Host::look(&mut self.rtnl)?;
+            let host = self.look()?;
             self.observe_remotes(&host)?;
         }
         Ok(self.remotes.get_or_insert_default())

@@ -26,6 +26,7 @@ const SERVED6: &str = "nic_served6";
 const GUARDED: &str = "nic_guarded";
 const GUARDED6: &str = "nic_guarded6";
 const PROMISCUOUS: &str = "nic_promiscuous";
+const TRUNKS: &str = "nic_trunks";
 const DROPPED: &str = "nic_dropped";
 const ROGUES: [(Rogue, &str); 3] =
     [(Rogue::Dhcp4, "rogue_dhcp4"), (Rogue::Dhcp6, "rogue_dhcp6"), (Rogue::Router, "rogue_router")];
@@ -40,20 +41,31 @@ pub enum Rogue {
     /// A router: it sends router advertisements (RFC 4861 section 4.2).
     Router,
 }
-/// The IPv6 addresses of the metadata service. The newest set, by which a table of this version is known.
-const METADATA: &str = "metadata";
+/// The devices of the node's own that are ports of networks' bridges.
+pub(super) const UNTAGGED: &str = "uplinks_untagged";
+/// The devices that are ports of fabrics' bridges.
+pub(super) const TAGGED: &str = "uplinks_tagged";
+/// The VLANs that stand for frames without a tag inside a fabric's bridge, by its uplink. The newest set, by which a table
+/// of this version is known.
+pub(super) const INNER_TAGS: &str = "inner_tags";
 
 /// `nic_targets` holds what `nic_ip6` does: the target address of neighbour discovery (RFC 4861,
 /// section 4.3 and 4.4: at offset 8 of the ICMPv6 message) has no name in this language yet, and a
 /// nameless field takes a set of its own type.
 ///
-/// What a guest sends to the metadata service ([`METADATA`]) is answered at its port, and goes no further: no other guest, no
+/// What a guest sends to the metadata service (set `metadata`) is answered at its port, and goes no further: no other guest, no
 /// gateway and no uplink sees it, whichever MAC it is sent to. Neighbour solicitations are told by their target.
 ///
 /// A gateway of ours has the same addresses on every node, and each answers on its own: what one asks or answers stays there.
 ///
+/// A frame with a VLAN tag (IEEE 802.1Q or 802.1ad) passes on fabrics' bridges alone, which sort by it. On a network's own
+/// bridge it comes neither from a NIC nor from the wire: a guest there is told of no VLAN, and the other rules would not see
+/// what is behind the tag. That goes for a tag that names no VLAN but a priority, too.
+///
 /// Nothing passes between the host itself and a bridge: the host has no business in a network, and
-/// would answer ARP there for its own addresses.
+/// would answer ARP there for its own addresses. Of a fabric's bridge there pass the VLAN devices on it, which are ports of
+/// networks' bridges; in no other VLAN is the host. (Ports are told apart by sets and not by `meta ibrname`, which not every
+/// kernel has. Other bridges of the machine are none of our business.)
 const RULES: &str = r#"
 table bridge multihome {
     set nic_macs { type ifname . ether_addr; }
@@ -65,11 +77,15 @@ table bridge multihome {
     set nic_guarded { type ifname; counter; }
     set nic_guarded6 { type ifname; counter; }
     set nic_promiscuous { type ifname; }
+    set nic_trunks { type ifname; }
     set nic_dropped { type ifname; counter; }
     set rogue_dhcp4 { type ifname; size 65535; flags dynamic,timeout; timeout 10m; }
     set rogue_dhcp6 { type ifname; size 65535; flags dynamic,timeout; timeout 10m; }
     set rogue_router { type ifname; size 65535; flags dynamic,timeout; timeout 10m; }
     set metadata { type ipv6_addr; elements = { fe80::a9fe:a9fe, fd00:ec2::254 }; }
+    set uplinks_untagged { type ifname; }
+    set uplinks_tagged { type ifname; }
+    set inner_tags { typeof iifname . vlan id; }
 
     chain refuse {
         iifname @nic_dropped drop
@@ -103,8 +119,16 @@ table bridge multihome {
         iifname . ip6 saddr @nic_ip6 accept
         goto refuse
     }
+    chain tagged {
+        iifname @nic_trunks return
+        iifname . vlan id @inner_tags drop
+        iifname @uplinks_tagged return
+        iifname @uplinks_untagged goto refuse
+        iifname "mh*" goto refuse
+    }
     chain prerouting {
         type filter hook prerouting priority -300; policy accept;
+        ether type { 8021q, 8021ad } jump tagged
         iifname != "mht*" accept
         ether type ip ip daddr 169.254.169.254 drop
         ether type arp arp daddr ip 169.254.169.254 drop
@@ -115,6 +139,7 @@ table bridge multihome {
         iifname @nic_served6 ether type ip6 icmpv6 type nd-router-solicit drop
         iifname @nic_promiscuous accept
         iifname . ether saddr != @nic_macs goto refuse
+        iifname @nic_trunks accept
         ether type vmap { arp : goto from_arp, ip : goto from_ip4, ip6 : goto from_ip6 }
         goto refuse
     }
@@ -138,10 +163,14 @@ table bridge multihome {
     }
     chain input {
         type filter hook input priority -300; policy accept;
+        iifname @nic_trunks accept
+        iifname @uplinks_tagged accept
         iifname "mh*" drop
     }
     chain output {
         type filter hook output priority -300; policy accept;
+        oifname @nic_trunks accept
+        oifname @uplinks_tagged accept
         oifname "mh*" drop
     }
 }
@@ -162,6 +191,10 @@ fn facts(name: &IfName, port: &Port) -> BTreeSet<(&'static str, Data)> {
         Security::Promiscuous => {
             facts.insert((PROMISCUOUS, key()));
         }
+        Security::Trunk(None) => facts.extend([(TRUNKS, key()), (PROMISCUOUS, key())]),
+        Security::Trunk(Some(mac)) => {
+            facts.extend([(TRUNKS, key()), (DROPPED, key()), (MACS, key().mac(mac.0))]);
+        }
         Security::Strict { mac, ipv4, ipv6 } => {
             facts.insert((DROPPED, key()));
             facts.insert((MACS, key().mac(mac.0)));
@@ -181,7 +214,7 @@ pub(super) fn device_name(key: &[u8]) -> Option<IfName> {
 }
 
 /// The device name and the rest of a key.
-fn split(key: &[u8]) -> Option<(IfName, &[u8])> {
+pub(super) fn split(key: &[u8]) -> Option<(IfName, &[u8])> {
     let (name, rest) = key.split_at_checked(16)?;
     let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
     let name = std::str::from_utf8(&name[..end]).ok()?;
@@ -197,7 +230,7 @@ impl Kernel {
         self.require(Capability::BridgeNftables, || "port security".into())?;
         if !self.nft.has_table(Family::Bridge, TABLE)? {
             load_in(&self.config.host, RULES)?;
-        } else if self.nft.elements(Family::Bridge, TABLE, METADATA).unless_missing()?.is_none() {
+        } else if self.nft.elements(Family::Bridge, TABLE, INNER_TAGS).unless_missing()?.is_none() {
             // Of an earlier version: replaced in one transaction. Its facts are put back by the next plan; until then
             // nothing leaves a tap.
             load_in(&self.config.host, &format!("delete table bridge {TABLE}\n{RULES}"))?;
@@ -230,6 +263,33 @@ impl Kernel {
 
     fn keys(&mut self, set: &str) -> Result<Vec<Listed>> {
         Ok(self.nft.elements(Family::Bridge, TABLE, set).unless_missing()?.unwrap_or_default())
+    }
+
+    /// Makes a fact about a device true or not.
+    pub(super) fn put_fact(&mut self, set: &'static str, device: &IfName, wanted: bool) -> Result<()> {
+        if wanted {
+            self.ensure_tables()?;
+        }
+        let there = self.devices(set)?.contains(device);
+        let mut changes = Changes::new();
+        let key = Data::new().ifname(device.as_str());
+        match (there, wanted) {
+            (false, true) => changes.add(set, Element::key(key)),
+            (true, false) => changes.delete(set, key),
+            _ => return Ok(()),
+        };
+        Ok(self.nft.apply(Family::Bridge, TABLE, &changes)?)
+    }
+
+    /// What is in a set; nothing, where there are no tables.
+    pub(super) fn facts_in(&mut self, set: &'static str) -> Result<Vec<Listed>> {
+        self.known_ports()?;
+        if self.tables { self.keys(set) } else { Ok(vec![]) }
+    }
+
+    /// The devices in a set.
+    pub(super) fn devices(&mut self, set: &'static str) -> Result<BTreeSet<IfName>> {
+        Ok(self.facts_in(set)?.iter().filter_map(|e| device_name(&e.key)).collect())
     }
 
     /// Reads the facts back.
@@ -279,15 +339,20 @@ impl Kernel {
             }
         };
         let promiscuous = names(self.keys(PROMISCUOUS)?);
+        let trunks = names(self.keys(TRUNKS)?);
         let dropped = names(self.keys(DROPPED)?);
         let mut all: BTreeSet<IfName> = macs.keys().chain(ipv4.keys()).chain(ipv6.keys()).cloned().collect();
-        all.extend(services.iter().flatten().chain(&promiscuous).chain(&dropped).cloned());
+        all.extend(services.iter().flatten().chain(&promiscuous).chain(&trunks).chain(&dropped).cloned());
         let port = |name: IfName| {
-            let security = if promiscuous.contains(&name) {
+            let mac = macs.get(&name).copied().unwrap_or(MacAddr([0; 6]));
+            let open = promiscuous.contains(&name);
+            let security = if trunks.contains(&name) {
+                Security::Trunk((!open).then_some(mac))
+            } else if open {
                 Security::Promiscuous
             } else {
                 Security::Strict {
-                    mac: macs.get(&name).copied().unwrap_or(MacAddr([0; 6])),
+                    mac,
                     ipv4: ipv4.remove(&name).unwrap_or_default(),
                     ipv6: ipv6.remove(&name).unwrap_or_default(),
                 }

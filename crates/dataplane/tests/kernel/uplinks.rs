@@ -7,7 +7,7 @@ use multihome_plan::node::Bond;
 use super::*;
 
 /// Runs a command in a namespace.
-fn sh(netns: &Netns, command: &str) -> String {
+pub fn sh(netns: &Netns, command: &str) -> String {
     let words: Vec<&str> = command.split_whitespace().collect();
     let out = netns.run(|| std::process::Command::new(words[0]).args(&words[1..]).output()).unwrap().unwrap();
     assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
@@ -62,7 +62,7 @@ fn a_device_of_the_nodes_own_is_an_uplink_and_is_given_back() {
 }
 
 /// A machine with two cables to a switch, on which VLAN 100 has 10.9.0.1; none where this kernel has no bonds.
-fn cabled(test: &str) -> Option<Host> {
+pub fn cabled(test: &str) -> Option<Host> {
     for capability in [Capability::Bond, Capability::Vlan] {
         if let Err(why) = capabilities().check(capability) {
             println!("SKIPPED {test}: this kernel has no {} devices: {why}", capability.name());

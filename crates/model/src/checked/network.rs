@@ -1,7 +1,9 @@
 //! A Network's spec, checked.
 
 use super::Subnet;
-use crate::{DhcpMode, Family, Mtu, NetworkSpec, NetworkType, RouteMode, Symmetric, Violations, VlanId, Vni, names};
+use crate::{
+    DhcpMode, Family, Mtu, NetworkSpec, NetworkType, RouteMode, Symmetric, Violations, VlanId, VlanSet, Vni, names,
+};
 
 /// A Network's spec with every value parsed.
 #[derive(Debug, Clone, PartialEq)]
@@ -10,8 +12,12 @@ pub struct CheckedNetwork {
     pub kind: NetworkType,
     /// The fabric that it rides on.
     pub fabric: String,
-    /// VLAN id.
+    /// VLAN id; of a trunk, the native VLAN.
     pub vlan: Option<VlanId>,
+    /// The VLANs that a trunk carries, tagged.
+    pub trunk: VlanSet,
+    /// Whether networks of other namespaces may be the same VLAN.
+    pub shares_vlan: bool,
     /// The routing domain that it names.
     pub vpc: Option<String>,
     /// VXLAN network identifier that it asks for.
@@ -64,7 +70,7 @@ impl CheckedNetwork {
 pub fn check_network(name: &str, spec: &NetworkSpec) -> Result<CheckedNetwork, Violations> {
     let mut v = Violations::default();
     v.take("metadata.name", names::dns_label(name));
-    let vlan = check_vlan(spec, &mut v);
+    let (vlan, trunk) = check_vlan(spec, &mut v);
     let vni = match spec.vni {
         Some(_) if spec.r#type != NetworkType::Overlay => {
             v.add(
@@ -138,6 +144,8 @@ pub fn check_network(name: &str, spec: &NetworkSpec) -> Result<CheckedNetwork, V
         kind: spec.r#type,
         fabric: spec.fabric().to_owned(),
         vlan,
+        trunk,
+        shares_vlan: spec.vlan.as_ref().is_some_and(|s| s.shared),
         vpc: spec.vpc.clone(),
         vni,
         ipv4,
@@ -153,13 +161,14 @@ pub fn check_network(name: &str, spec: &NetworkSpec) -> Result<CheckedNetwork, V
     })
 }
 
-fn check_vlan(spec: &NetworkSpec, v: &mut Violations) -> Option<VlanId> {
+/// The VLAN id, and the VLANs of a trunk.
+fn check_vlan(spec: &NetworkSpec, v: &mut Violations) -> (Option<VlanId>, VlanSet) {
     let kind = spec.r#type;
     let id = spec.vlan.as_ref().and_then(|s| s.id);
-    let trunk = spec.vlan.as_ref().map(|s| s.trunk.as_slice()).unwrap_or_default();
+    let ranges = spec.vlan.as_ref().map(|s| s.trunk.as_slice()).unwrap_or_default();
     match kind {
         NetworkType::Vlan if id.is_none() => v.add("spec.vlan.id", "a Vlan network needs a VLAN id: set 1 to 4094"),
-        NetworkType::VlanTrunk if trunk.is_empty() => {
+        NetworkType::VlanTrunk if ranges.is_empty() => {
             v.add("spec.vlan.trunk", "a VlanTrunk network needs at least one range: add first and last, 1 to 4094")
         }
         NetworkType::Vlan | NetworkType::VlanTrunk => {}
@@ -168,20 +177,40 @@ fn check_vlan(spec: &NetworkSpec, v: &mut Violations) -> Option<VlanId> {
         }
         _ => {}
     }
-    if kind == NetworkType::Vlan && !trunk.is_empty() {
+    if kind == NetworkType::Vlan && !ranges.is_empty() {
         v.add("spec.vlan.trunk", "a Vlan network carries one VLAN: leave trunk out, or use type VlanTrunk");
     }
-    for (i, range) in trunk.iter().enumerate() {
+    if kind == NetworkType::VlanTrunk {
+        if spec.vlan.as_ref().is_some_and(|s| s.shared) {
+            v.add(
+                "spec.vlan.shared",
+                "the VLANs of a VlanTrunk network may be those of others as they are: leave it out",
+            );
+        }
+        for (field, given) in [("spec.ipv4", spec.ipv4.is_some()), ("spec.ipv6", spec.ipv6.is_some())] {
+            if given {
+                v.add(field, "a VlanTrunk network carries the subnets of its VLANs, and guests have their addresses from those: leave it out");
+            }
+        }
+    }
+    let mut trunk = VlanSet::default();
+    for (i, range) in ranges.iter().enumerate() {
         let field = format!("spec.vlan.trunk[{i}]");
         let first = v.take(&field, VlanId::new(range.first));
         let last = v.take(&field, VlanId::new(range.last.unwrap_or(range.first)));
-        if let (Some(a), Some(b)) = (first, last)
-            && b < a
-        {
-            v.add(&field, format!("range {}-{} ends before it starts: swap its ends", a.get(), b.get()));
+        if let (Some(a), Some(b)) = (first, last) {
+            if b < a {
+                v.add(&field, format!("range {}-{} ends before it starts: swap its ends", a.get(), b.get()));
+            }
+            trunk.extend([(a, b)]);
         }
     }
-    id.and_then(|id| v.take("spec.vlan.id", VlanId::new(id)))
+    let id = id.and_then(|id| v.take("spec.vlan.id", VlanId::new(id)));
+    if let Some(id) = id.filter(|id| trunk.contains(*id)) {
+        let id = id.get();
+        v.add("spec.vlan.id", format!("VLAN {id} cannot be untagged as the native VLAN and tagged as one of trunk {trunk}: take it out of trunk, or leave id out"));
+    }
+    (id, trunk)
 }
 
 #[cfg(test)]
@@ -214,11 +243,37 @@ mod tests {
         assert!(refusal(&management("10.0.0/24", "10.0.0.1")).contains("malformed"));
         let vlan = NetworkSpec {
             r#type: NetworkType::Vlan,
-            vlan: Some(VlanSpec { id: Some(4095), trunk: vec![] }),
+            vlan: Some(VlanSpec { id: Some(4095), ..Default::default() }),
             ..Default::default()
         };
         assert_eq!(refusal(&vlan), "spec.vlan.id: VLAN id 4095 is out of range: use 1 to 4094");
         assert!(check_network("Not_a_label", &management("10.0.0.0/24", "10.0.0.1")).is_err());
+    }
+
+    #[test]
+    fn a_trunk_has_ranges_and_maybe_a_native_vlan() {
+        let range = |first, last| crate::TrunkRange { first, last };
+        let trunk = |id, ranges: Vec<crate::TrunkRange>| NetworkSpec {
+            r#type: NetworkType::VlanTrunk,
+            vlan: Some(VlanSpec { id, trunk: ranges, shared: false }),
+            ..Default::default()
+        };
+        let right = trunk(Some(1), vec![range(100, Some(200)), range(150, Some(250)), range(4094, None)]);
+        let checked = check_network("n", &right).unwrap();
+        assert_eq!((checked.vlan.map(VlanId::get), checked.trunk.to_string()), (Some(1), "100-250,4094".into()));
+        assert!(!checked.offers_gateway(Family::IPv4) && checked.dhcp == [DhcpMode::None; 2]);
+        for (spec, said) in [
+            (
+                trunk(Some(150), vec![range(100, Some(200))]),
+                "spec.vlan.id: VLAN 150 cannot be untagged as the native VLAN and tagged as one of trunk 100-200",
+            ),
+            (trunk(None, vec![range(5, Some(4))]), "spec.vlan.trunk[0]: range 5-4 ends before it starts"),
+            (trunk(None, vec![range(1, None), range(0, Some(9))]), "spec.vlan.trunk[1]: VLAN id 0 is out of range"),
+            (trunk(Some(7), vec![]), "spec.vlan.trunk: a VlanTrunk network needs at least one range"),
+            (NetworkSpec { ipv4: Some(IpFamilySpec::default()), ..right }, "spec.ipv4: a VlanTrunk network carries"),
+        ] {
+            assert!(refusal(&spec).starts_with(said), "{}", refusal(&spec));
+        }
     }
 
     #[test]

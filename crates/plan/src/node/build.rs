@@ -7,10 +7,14 @@ use ipnet::{IpNet, Ipv4Net};
 use multihome_model::checked::CheckedNetwork;
 use multihome_model::{DhcpMode, Family, IfName, MacAddr, Mtu, NetworkType, PortSecurity, Vni, names};
 
+use super::fabric::{self, fabric_name};
 use super::floating::{NodeFloating, add_floating};
 use super::overlay::{RemoteNic, remotes};
 use super::vpc::{NodeVpc, add_vpcs};
-use super::{Bond, Bridge, Domain, Egress, Leg, NodeState, Port, Security, Service, Tap, Uplink, UplinkKind};
+use super::{
+    Bond, Bridge, Domain, Egress, FabricBridge, Leg, NodeState, Port, PortVlans, Security, Service, Tap, Uplink,
+    UplinkKind,
+};
 
 /// UDP port of VXLAN (RFC 7348 section 5).
 pub const VXLAN_PORT: u16 = 4789;
@@ -75,6 +79,8 @@ pub struct NodeFacts {
     pub fabrics: BTreeMap<String, Fabric>,
     /// Outer source address of overlays.
     pub tunnel_address: Option<IpAddr>,
+    /// Why this node carries no trunks of a fabric, by the fabric's name: a sentence's end.
+    pub no_trunks: BTreeMap<String, String>,
 }
 
 /// Everything that a node plan depends on.
@@ -99,9 +105,20 @@ pub fn tap_name(nic_uid: &str) -> IfName {
     names::device(names::TAP, nic_uid)
 }
 
-/// The device name of a network's bridge.
-pub fn bridge_name(network_uid: &str) -> IfName {
-    names::device(names::BRIDGE, network_uid)
+/// The device name of the bridge that a network's NICs are on: its own, the fabric's for a trunk, and one for all that
+/// share a VLAN, which are one layer-2 network.
+pub fn bridge_name(network: &NodeNetwork) -> IfName {
+    match (network.spec.kind, shared_vlan(network)) {
+        (NetworkType::VlanTrunk, _) => fabric_name(&network.spec.fabric),
+        (_, Some(vlan)) => names::device(names::BRIDGE, &vlan),
+        _ => names::device(names::BRIDGE, &network.uid),
+    }
+}
+
+/// What networks that share a VLAN are called together.
+fn shared_vlan(network: &NodeNetwork) -> Option<String> {
+    let id = network.spec.vlan.filter(|_| network.spec.kind == NetworkType::Vlan && network.spec.shares_vlan)?;
+    Some(format!("VLAN {} of {}", id.get(), network.spec.fabric))
 }
 
 /// The network namespace of the routing domain that a network's gateway is in.
@@ -118,17 +135,26 @@ pub fn build(input: &NodeInput) -> NodeState {
     networks.sort_by(|a, b| a.uid.cmp(&b.uid));
     let by_key: BTreeMap<&str, &NodeNetwork> = networks.iter().map(|n| (n.key.as_str(), *n)).collect();
 
+    let trunked = fabric::bridges(&networks, &input.node);
     for network in &networks {
-        let bridge = bridge_name(&network.uid);
-        state.bridges.insert(bridge.clone(), Bridge { alias: format!("net {}", network.key), mtu: network.mtu });
-        if let Some((name, kind)) = uplink(network, &input.node) {
-            let fabric =
-                input.node.fabrics.get(&network.spec.fabric).filter(|_| !matches!(kind, UplinkKind::Vxlan { .. }));
-            if let Some(Fabric { device: Some(device), bond: Some(bond) }) = fabric {
-                state.bonds.insert(device.clone(), bond.clone());
+        if network.spec.kind == NetworkType::VlanTrunk && trunked.contains_key(&network.spec.fabric) {
+            add_bond(network, &input.node, &mut state);
+            continue;
+        }
+        let bridge = bridge_here(network, &trunked);
+        let called = shared_vlan(network).unwrap_or_else(|| network.key.clone());
+        let there = state
+            .bridges
+            .entry(bridge.clone())
+            .or_insert_with(|| Bridge { alias: format!("net {called}"), mtu: network.mtu });
+        there.mtu = there.mtu.max(network.mtu);
+        let mtu = there.mtu;
+        if let Some((name, kind)) = fabric::uplink(network, &input.node, &trunked) {
+            if !matches!(kind, UplinkKind::Vxlan { .. }) {
+                add_bond(network, &input.node, &mut state);
             }
-            let alias = format!("uplink {}", network.key);
-            state.uplinks.insert(name, Uplink { alias, bridge: bridge.clone(), mtu: network.mtu, kind });
+            let alias = format!("uplink {called}");
+            state.uplinks.insert(name, Uplink { alias, bridge: bridge.clone(), mtu, kind });
         }
         let open = |n: &NodeNic| n.network == network.key && n.security == PortSecurity::Promiscuous;
         state.remotes.extend(remotes(network, input.nics.iter().any(open), &input.remote));
@@ -139,31 +165,28 @@ pub fn build(input: &NodeInput) -> NodeState {
     assign_transit(&networks, &mut state);
     for nic in &input.nics {
         if let Some(network) = by_key.get(nic.network.as_str()) {
-            add_nic(nic, network, &mut state);
+            add_nic(nic, network, bridge_here(network, &trunked), &mut state);
         }
     }
+    state.fabrics = trunked.into_iter().map(|(name, bridge)| (fabric_name(&name), bridge)).collect();
     state
+}
+
+/// The bridge of a network on this node. A trunk that the node cannot carry has one by itself, so that its VMs run.
+fn bridge_here(network: &NodeNetwork, trunked: &BTreeMap<String, FabricBridge>) -> IfName {
+    match network.spec.kind == NetworkType::VlanTrunk && !trunked.contains_key(&network.spec.fabric) {
+        true => names::device(names::BRIDGE, &network.uid),
+        false => bridge_name(network),
+    }
 }
 
 fn domain_uid(network: &NodeNetwork) -> &str {
     network.vpc_uid.as_deref().unwrap_or(&network.uid)
 }
 
-fn uplink(network: &NodeNetwork, node: &NodeFacts) -> Option<(IfName, UplinkKind)> {
-    match network.spec.kind {
-        NetworkType::Overlay => Some((
-            names::device(names::VXLAN, &network.uid),
-            UplinkKind::Vxlan { vni: network.vni?, local: node.tunnel_address, port: VXLAN_PORT },
-        )),
-        NetworkType::Vlan => Some((
-            names::device(names::VLAN, &network.uid),
-            UplinkKind::Vlan {
-                parent: node.fabrics.get(&network.spec.fabric)?.device.clone()?,
-                id: network.spec.vlan?,
-            },
-        )),
-        NetworkType::Untagged => Some((node.fabrics.get(&network.spec.fabric)?.device.clone()?, UplinkKind::Device)),
-        _ => None,
+fn add_bond(network: &NodeNetwork, node: &NodeFacts, state: &mut NodeState) {
+    if let Some(Fabric { device: Some(device), bond: Some(bond) }) = node.fabrics.get(&network.spec.fabric) {
+        state.bonds.insert(device.clone(), bond.clone());
     }
 }
 
@@ -229,10 +252,13 @@ fn assign_transit(networks: &[&NodeNetwork], state: &mut NodeState) {
     }
 }
 
-fn add_nic(nic: &NodeNic, network: &NodeNetwork, state: &mut NodeState) {
+fn add_nic(nic: &NodeNic, network: &NodeNetwork, bridge: IfName, state: &mut NodeState) {
     let name = tap_name(&nic.uid);
+    let trunk = network.spec.kind == NetworkType::VlanTrunk && bridge == bridge_name(network);
     let security = match nic.security {
+        PortSecurity::Promiscuous if trunk => Security::Trunk(None),
         PortSecurity::Promiscuous => Security::Promiscuous,
+        PortSecurity::Strict if trunk => Security::Trunk(Some(nic.mac)),
         PortSecurity::Strict => {
             let mut ipv4 = BTreeSet::new();
             let mut ipv6 = BTreeSet::from([nic.mac.link_local()]);
@@ -256,10 +282,11 @@ fn add_nic(nic: &NodeNic, network: &NodeNetwork, state: &mut NodeState) {
         name,
         Tap {
             alias: format!("nic {}", nic.key),
-            bridge: bridge_name(&network.uid),
+            bridge,
             mtu: network.mtu,
             queues: nic.queues,
             tx_queue_length: nic.tx_queue_length,
+            vlans: trunk.then(|| PortVlans { tagged: network.spec.trunk.clone(), native: network.spec.vlan }),
         },
     );
 }

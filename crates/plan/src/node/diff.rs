@@ -3,17 +3,64 @@
 
 use multihome_model::IfName;
 
-use super::{NodeState, Peering, Router, Step, Via};
+use super::{FabricBridge, FabricUplink, NodeState, Peering, Router, Step, Uplink, UplinkKind, Via};
 
 /// The ordered steps from `observed` to `desired`. Empty where they are equal.
 pub fn diff(observed: &NodeState, desired: &NodeState) -> Vec<Step> {
     let mut steps = Vec::new();
     remove(observed, desired, &mut steps);
     add(observed, desired, &mut steps);
+    finish(observed, desired, &mut steps);
     steps
 }
 
-/// From the leaves to the root: taps, their facts, legs, ways out, uplinks, bridges, bonds, domains.
+/// What to do with an uplink that is there.
+#[derive(PartialEq)]
+enum Fate {
+    Stays,
+    /// Removed before anything is made.
+    Goes,
+    /// Its bridge gets another one, which is made before this one is removed.
+    Superseded,
+    /// Its device becomes the uplink of a fabric's bridge, without being given back in between.
+    TakenOver,
+}
+
+fn fate(name: &IfName, uplink: &Uplink, observed: &NodeState, desired: &NodeState) -> Fate {
+    if let Some(wanted) = desired.uplinks.get(name) {
+        return if wanted.kind == uplink.kind { Fate::Stays } else { Fate::Goes };
+    }
+    if desired.fabrics.values().flat_map(|f| &f.uplink).any(|u| u.device == *name) {
+        return Fate::TakenOver;
+    }
+    let UplinkKind::Vlan { parent, .. } = &uplink.kind else { return Fate::Goes };
+    // What it rides on must neither go nor become a part of a bond meanwhile.
+    let bond_goes = observed.bonds.contains_key(parent) && !desired.bonds.contains_key(parent);
+    let fabric_goes =
+        !desired.fabrics.contains_key(parent) && observed.fabrics.get(parent).is_some_and(|f| !hands_over(f, desired));
+    let keeps = !claimed(parent, desired) && !bond_goes && !fabric_goes;
+    match keeps && desired.uplinks.values().any(|u| u.bridge == uplink.bridge) {
+        true => Fate::Superseded,
+        false => Fate::Goes,
+    }
+}
+
+/// Whether a bond is to have this device.
+fn claimed(device: &IfName, desired: &NodeState) -> bool {
+    desired.bonds.values().any(|b| b.nics.contains(device))
+}
+
+/// Whether a fabric's bridge that is not wanted stays until its device has become what it is to be instead.
+fn hands_over(fabric: &FabricBridge, desired: &NodeState) -> bool {
+    let Some(FabricUplink { device, .. }) = &fabric.uplink else { return false };
+    desired.uplinks.iter().any(|(name, u)| match &u.kind {
+        UplinkKind::Device => name == device,
+        UplinkKind::Vlan { parent, .. } => parent == device,
+        UplinkKind::Vxlan { .. } => false,
+    })
+}
+
+/// From the leaves to the root: taps, their facts, legs, ways out, uplinks, bridges, fabrics, bonds, domains.
 fn remove(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
     for (name, tap) in &observed.taps {
         let replaced = desired.taps.get(name).is_some_and(|d| (d.queues > 1) != (tap.queues > 1));
@@ -59,11 +106,23 @@ fn remove(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
             steps.extend(gone.map(|mac| Step::DeleteRemote(name.clone(), *mac)));
         }
     }
-    for name in observed.uplinks.keys().filter(|n| !kept(observed, desired, n)) {
-        steps.push(Step::DeleteUplink(name.clone()));
+    for (name, uplink) in &observed.uplinks {
+        if fate(name, uplink, observed, desired) == Fate::Goes {
+            steps.push(Step::DeleteUplink(name.clone()));
+        }
     }
     for name in observed.bridges.keys().filter(|n| !desired.bridges.contains_key(*n)) {
         steps.push(Step::DeleteBridge(name.clone()));
+    }
+    for (name, fabric) in &observed.fabrics {
+        if !desired.fabrics.contains_key(name) {
+            if !hands_over(fabric, desired) {
+                steps.push(Step::DeleteFabric(name.clone()));
+            }
+        } else if fabric.uplink.as_ref().is_some_and(|u| claimed(&u.device, desired)) {
+            // A bond takes devices that are nobody's.
+            steps.push(Step::PutFabric(name.clone(), FabricBridge { uplink: None, ..fabric.clone() }));
+        }
     }
     for name in observed.bonds.keys().filter(|n| !desired.bonds.contains_key(*n)) {
         steps.push(Step::DeleteBond(name.clone()));
@@ -123,7 +182,21 @@ fn kept(observed: &NodeState, desired: &NodeState, name: &IfName) -> bool {
     kind(observed) == kind(desired)
 }
 
-/// From the root to the leaves: domains, bonds, bridges, uplinks, legs, ways out, facts of ports, taps.
+/// What was kept until there was something in its place.
+fn finish(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
+    for (name, uplink) in &observed.uplinks {
+        if fate(name, uplink, observed, desired) == Fate::Superseded {
+            steps.push(Step::DeleteUplink(name.clone()));
+        }
+    }
+    for (name, fabric) in observed.fabrics.iter().filter(|(n, _)| !desired.fabrics.contains_key(*n)) {
+        if hands_over(fabric, desired) {
+            steps.push(Step::DeleteFabric(name.clone()));
+        }
+    }
+}
+
+/// From the root to the leaves: domains, bonds, fabrics, bridges, uplinks, legs, ways out, facts of ports, taps.
 fn add(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
     for name in desired.domains.keys().filter(|n| !observed.domains.contains_key(*n)) {
         steps.push(Step::CreateDomain(name.clone()));
@@ -131,6 +204,11 @@ fn add(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
     for (name, bond) in &desired.bonds {
         if observed.bonds.get(name) != Some(bond) {
             steps.push(Step::PutBond(name.clone(), bond.clone()));
+        }
+    }
+    for (name, fabric) in &desired.fabrics {
+        if observed.fabrics.get(name) != Some(fabric) {
+            steps.push(Step::PutFabric(name.clone(), fabric.clone()));
         }
     }
     for (name, bridge) in &desired.bridges {

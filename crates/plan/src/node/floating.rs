@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
-use multihome_model::{IfName, MacAddr, Mtu, names};
+use multihome_model::{IfName, MacAddr, Mtu, NetworkType, names};
 use serde::{Deserialize, Serialize};
 
 use super::{NodeInput, NodeNetwork, NodeState, bridge_name, domain_name};
@@ -87,6 +87,9 @@ pub(super) fn add_floating(input: &NodeInput, networks: &BTreeMap<&str, &NodeNet
         let nic = input.nics.iter().find(|n| n.uid == f.nic && n.addresses.contains(&IpAddr::V4(f.target)));
         let inner = nic.and_then(|n| networks.get(n.network.as_str()));
         let (Some(inner), Some(outer)) = (inner, networks.get(f.network.as_str())) else { continue };
+        if !matches!(outer.spec.kind, NetworkType::Vlan | NetworkType::Untagged) {
+            continue;
+        }
         let Some(subnet) = outer.spec.ipv4.as_ref() else { continue };
         let IpNet::V4(cidr) = subnet.cidr else { continue };
         let ns = domain_name(inner);
@@ -99,7 +102,7 @@ pub(super) fn add_floating(input: &NodeInput, networks: &BTreeMap<&str, &NodeNet
             names::device(names::FLOATING, &f.uid),
             Floating {
                 alias: format!("floating {}", f.key),
-                bridge: bridge_name(&outer.uid),
+                bridge: bridge_name(outer),
                 peer: names::device(names::FLOATING_PEER, &f.uid),
                 mac: names::derived_mac(&format!("floating {}", f.uid), 0),
                 mtu: outer.mtu,

@@ -5,6 +5,7 @@
 
 mod build;
 mod diff;
+mod fabric;
 mod floating;
 mod overlay;
 mod simulate;
@@ -14,13 +15,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use multihome_model::{BondMode, IfName, MacAddr, Mtu, VlanId, Vni};
+use multihome_model::{BondMode, IfName, MacAddr, Mtu, VlanId, VlanSet, Vni};
 use serde::{Deserialize, Serialize};
 
 pub use build::{
     Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic, TRANSIT, VXLAN_PORT, bridge_name, build, domain_name, tap_name,
 };
 pub use diff::diff;
+pub use fabric::fabric_name;
 pub use floating::{Floating, Forward, NodeFloating, Transport};
 pub use overlay::{Flood, Remote, RemoteNic, Remotes, remotes};
 pub use simulate::simulate;
@@ -32,6 +34,9 @@ pub struct NodeState {
     /// What bundles several of the node's own devices, by device name.
     #[serde(default)]
     pub bonds: BTreeMap<IfName, Bond>,
+    /// Bridges of fabrics that carry trunks, by device name.
+    #[serde(default)]
+    pub fabrics: BTreeMap<IfName, FabricBridge>,
     /// One bridge per network, by device name.
     pub bridges: BTreeMap<IfName, Bridge>,
     /// What connects bridges to other nodes, by device name.
@@ -60,6 +65,31 @@ pub struct Bond {
     pub nics: BTreeSet<IfName>,
     /// MTU in bytes, of all of them.
     pub mtu: Mtu,
+}
+
+/// The bridge of a fabric that trunks ride on: it sorts frames by VLAN (IEEE 802.1Q), and a port has the VLANs that it
+/// is told and no other. Trunk NICs are its ports; networks of one VLAN have a VLAN device on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FabricBridge {
+    /// The readable name, kept as the interface alias.
+    pub alias: String,
+    /// MTU in bytes.
+    pub mtu: Mtu,
+    /// The way out; without one, the VLANs reach this node only.
+    pub uplink: Option<FabricUplink>,
+    /// The VLANs of the VLAN devices on it, tagged.
+    pub inside: VlanSet,
+}
+
+/// The port of a fabric's bridge that leads out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FabricUplink {
+    /// The device: one of the node's own, or a bond.
+    pub device: IfName,
+    /// The VLANs that it carries, tagged.
+    pub tagged: VlanSet,
+    /// The VLAN that stands inside for what has no tag on the wire. Frames that have this tag on the wire are dropped.
+    pub untagged: Option<VlanId>,
 }
 
 /// A network's bridge. No spanning tree, no forward delay, no multicast snooping.
@@ -181,6 +211,18 @@ pub struct Tap {
     pub queues: u32,
     /// Transmit queue length in packets, where asked for.
     pub tx_queue_length: Option<u32>,
+    /// Its VLANs, where it is a port of a fabric's bridge.
+    #[serde(default)]
+    pub vlans: Option<PortVlans>,
+}
+
+/// The VLANs of a trunk's port.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortVlans {
+    /// Those that are tagged towards the guest.
+    pub tagged: VlanSet,
+    /// The one that is untagged towards the guest.
+    pub native: Option<VlanId>,
 }
 
 /// What may leave a port.
@@ -219,6 +261,9 @@ pub enum Security {
         /// IPv6 addresses of the NIC, the link-local one included.
         ipv6: BTreeSet<Ipv6Addr>,
     },
+    /// Of a port of a fabric's bridge: frames with or without a tag, whatever is in them, because behind a trunk there may
+    /// be a router or a DHCP server; from this MAC alone, where there is one.
+    Trunk(Option<MacAddr>),
     /// Anything.
     Promiscuous,
 }
@@ -234,11 +279,16 @@ pub enum Step {
     PutBond(IfName, Bond),
     /// Remove the bond, and give its devices back.
     DeleteBond(IfName),
+    /// Make the fabric's bridge, or make it this. A device that is the uplink of a network's bridge is taken over.
+    PutFabric(IfName, FabricBridge),
+    /// Remove the fabric's bridge, and give its device back, where it is still its port.
+    DeleteFabric(IfName),
     /// Make the bridge, or give it this alias and MTU.
     PutBridge(IfName, Bridge),
     /// Remove the bridge.
     DeleteBridge(IfName),
-    /// Make the uplink, or give it this bridge, alias and MTU; a device of another kind is replaced.
+    /// Make the uplink, or give it this bridge, alias and MTU; a device of another kind is replaced, and what else
+    /// connected the bridge is removed. A device that is the uplink of a fabric's bridge is taken over.
     PutUplink(IfName, Uplink),
     /// Remove the uplink, with what it knows of other nodes.
     DeleteUplink(IfName),
@@ -276,7 +326,7 @@ pub enum Step {
     PutPort(IfName, Port),
     /// Forget the port's facts.
     DeletePort(IfName),
-    /// Make the tap, or give it this bridge, alias, MTU and queue length.
+    /// Make the tap, or give it this bridge, alias, MTU, queue length and VLANs.
     PutTap(IfName, Tap),
     /// Remove the tap.
     DeleteTap(IfName),

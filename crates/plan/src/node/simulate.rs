@@ -19,6 +19,15 @@ pub fn simulate(state: &mut NodeState, step: &Step) {
         Step::DeleteBond(name) => {
             state.bonds.remove(&name);
         }
+        Step::PutFabric(name, fabric) => {
+            if let Some(uplink) = &fabric.uplink {
+                state.uplinks.remove(&uplink.device);
+            }
+            state.fabrics.insert(name, fabric);
+        }
+        Step::DeleteFabric(name) => {
+            state.fabrics.remove(&name);
+        }
         Step::PutBridge(name, bridge) => {
             state.bridges.insert(name, bridge);
         }
@@ -26,6 +35,9 @@ pub fn simulate(state: &mut NodeState, step: &Step) {
             state.bridges.remove(&name);
         }
         Step::PutUplink(name, uplink) => {
+            for fabric in state.fabrics.values_mut() {
+                fabric.uplink = fabric.uplink.take().filter(|u| u.device != name);
+            }
             state.uplinks.insert(name, uplink);
         }
         Step::DeleteUplink(name) => {
