@@ -40,15 +40,19 @@ pub enum Rogue {
     /// A router: it sends router advertisements (RFC 4861 section 4.2).
     Router,
 }
-/// The IPv6 addresses of the metadata service. The newest set, by which a table of this version is known.
-const METADATA: &str = "metadata";
+/// What nodes probe networks with ([`multihome_model::names::PROBE_MAC`]; EtherType 0x88b5 of crate `probe`). The newest
+/// set, by which a table of this version is known.
+const PROBES: &str = "probes";
 
 /// `nic_targets` holds what `nic_ip6` does: the target address of neighbour discovery (RFC 4861,
 /// section 4.3 and 4.4: at offset 8 of the ICMPv6 message) has no name in this language yet, and a
 /// nameless field takes a set of its own type.
 ///
-/// What a guest sends to the metadata service ([`METADATA`]) is answered at its port, and goes no further: no other guest, no
+/// What a guest sends to the metadata service (set `metadata`) is answered at its port, and goes no further: no other guest, no
 /// gateway and no uplink sees it, whichever MAC it is sent to. Neighbour solicitations are told by their target.
+///
+/// Probes between nodes (set `probes`) and answers to a node's probe MAC are for the packet sockets on uplinks: no guest
+/// hears or forges them.
 ///
 /// Nothing passes between the host itself and a bridge: the host has no business in a network, and
 /// would answer ARP there for its own addresses.
@@ -68,6 +72,7 @@ table bridge multihome {
     set rogue_dhcp6 { type ifname; size 65535; flags dynamic,timeout; timeout 10m; }
     set rogue_router { type ifname; size 65535; flags dynamic,timeout; timeout 10m; }
     set metadata { type ipv6_addr; elements = { fe80::a9fe:a9fe, fd00:ec2::254 }; }
+    set probes { type ether_type; elements = { 0x88b5 }; }
 
     chain refuse {
         iifname @nic_dropped drop
@@ -104,6 +109,7 @@ table bridge multihome {
     chain prerouting {
         type filter hook prerouting priority -300; policy accept;
         iifname != "mht*" accept
+        ether type @probes drop
         ether type ip ip daddr 169.254.169.254 drop
         ether type arp arp daddr ip 169.254.169.254 drop
         ether type ip6 ip6 daddr @metadata drop
@@ -127,6 +133,8 @@ table bridge multihome {
     chain forward {
         type filter hook forward priority -300; policy accept;
         oifname != "mht*" accept
+        ether type @probes drop
+        ether daddr & ff:ff:00:00:00:00 == 0e:6d:00:00:00:00 drop
         ether type ip udp dport 68 goto speaks4
         ether type ip6 udp dport 546 goto speaks6
         ether type ip6 icmpv6 type nd-router-advert goto speaks6
@@ -193,7 +201,7 @@ impl Kernel {
         self.require(Capability::BridgeNftables, || "port security".into())?;
         if !self.nft.has_table(Family::Bridge, TABLE)? {
             load_in(&self.config.host, RULES)?;
-        } else if self.nft.elements(Family::Bridge, TABLE, METADATA).unless_missing()?.is_none() {
+        } else if self.nft.elements(Family::Bridge, TABLE, PROBES).unless_missing()?.is_none() {
             // Of an earlier version: replaced in one transaction. Its facts are put back by the next plan; until then
             // nothing leaves a tap.
             load_in(&self.config.host, &format!("delete table bridge {TABLE}\n{RULES}"))?;
