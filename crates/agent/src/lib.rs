@@ -16,6 +16,7 @@ mod networks;
 mod node;
 mod observe;
 mod plumbing;
+mod probes;
 mod running;
 mod seed;
 mod spec;
@@ -115,6 +116,9 @@ struct Agent {
     dhcp6: Arc<Server6>,
     metadata: Service,
     guard: Arc<Guard>,
+    probes: multihome_probe::Service,
+    /// What this node says of networks.
+    reports: tokio::sync::Mutex<networks::Reports>,
     /// How VMs are accelerated, once it was tried.
     acceleration: tokio::sync::watch::Sender<Option<Acceleration>>,
     /// Running VMs by the uid of their instance.
@@ -167,6 +171,8 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
         dhcp6: Arc::new(Server6::new()),
         metadata: Service::new(),
         guard,
+        probes: multihome_probe::Service::default(),
+        reports: tokio::sync::Mutex::default(),
         running: Mutex::default(),
         acceleration: tokio::sync::watch::channel(acceleration::remembered(&config)).0,
         world,
@@ -212,6 +218,7 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
         leases::follow(&agent),
         leases6::follow(&agent),
         guarded::follow(&agent),
+        probes::follow(&agent),
         warnings::follow(&agent)
     );
     Ok(())

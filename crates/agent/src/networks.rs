@@ -1,47 +1,168 @@
-//! What this node says of the networks that it carries: whether their bridge and uplink are in place.
+//! What this node says of the networks that it carries: whether their devices are in place, and what probing them found.
+
+use std::collections::{BTreeSet, HashMap};
 
 use kube::api::Api;
-use multihome_control::status;
+use multihome_control::{Key, status};
 use multihome_dataplane::StepError;
-use multihome_model::{Network, NetworkType, ProbeResult};
+use multihome_model::connectivity::{IN_PLACE, LAYER2_FAILED, NO_UPLINK, OK, OURS};
+use multihome_model::{
+    Connectivity, DhcpMode, Family, FamilyConnectivity, FamilyRoute, Network, NetworkType, ProbeResult,
+};
 use multihome_plan::node::{NodeInput, NodeNetwork, Step, bridge_name, domain_name};
 
 use crate::{Agent, Error, plumbing};
 
+/// What is known of networks without asking anybody on them, and what was told last.
+#[derive(Debug, Default)]
+pub(crate) struct Reports {
+    /// By network, those that this node carries.
+    placed: HashMap<Key, Connectivity>,
+    /// By network and its uid.
+    told: HashMap<(Key, Option<String>), Connectivity>,
+}
+
 /// Writes `status.connectivity` of every network for this node, where it changed.
 pub(crate) async fn report(agent: &Agent, input: &NodeInput, failures: &[StepError]) -> Result<(), Error> {
-    let node = &agent.config.node;
     let known: Vec<_> = agent.world.read().networks.iter().map(|(k, n)| (k.clone(), n.clone())).collect();
-    for (key, network) in known {
-        let carried = input.networks.iter().find(|n| n.key == key.to_string());
-        let before = network.status.as_ref().and_then(|s| s.connectivity.get(node));
-        let now = carried.map(|n| layer2(n, input, failures));
-        let same = match (before.and_then(|c| c.layer2.as_ref()), &now) {
-            (None, None) => before.is_none(),
-            (Some(a), Some(b)) => a.ok == b.ok && a.reason == b.reason,
-            _ => false,
-        };
-        if same {
-            continue;
-        }
-        let api: Api<Network> = Api::namespaced(agent.client.clone(), &key.namespace);
-        let stamp = status::now();
-        status::update(&api, &key.name, Some(&network), |o| {
-            let s = o.status.get_or_insert_default();
-            match &now {
-                None => drop(s.connectivity.remove(node)),
-                Some(result) => {
-                    let result = ProbeResult { time: Some(stamp.clone()), ..result.clone() };
-                    s.connectivity.entry(node.clone()).or_default().layer2 = Some(result);
-                }
-            }
+    let mut reports = agent.reports.lock().await;
+    reports.placed = known
+        .iter()
+        .filter_map(|(key, _)| {
+            let carried = input.networks.iter().find(|n| n.key == key.to_string())?;
+            Some((key.clone(), placed(carried, input, failures)))
         })
-        .await?;
-        if let Some(result) = now.filter(|r| !r.ok) {
-            agent.events.warning(network.as_ref(), "Layer2Failed", format!("on node {node}: {}", result.reason)).await;
-        }
+        .collect();
+    reports.told.retain(|(key, _), _| known.iter().any(|(k, _)| k == key));
+    for (key, network) in known {
+        tell(agent, &mut reports, &key, &network).await?;
     }
     Ok(())
+}
+
+/// Writes what probing a network found, where it changed.
+pub(crate) async fn found(agent: &Agent, key: &Key) -> Result<(), Error> {
+    let mut reports = agent.reports.lock().await;
+    let Some(network) = agent.world.read().networks.get(key).cloned() else { return Ok(()) };
+    tell(agent, &mut reports, key, &network).await
+}
+
+async fn tell(agent: &Agent, reports: &mut Reports, key: &Key, network: &Network) -> Result<(), Error> {
+    let node = &agent.config.node;
+    let stands = network.status.as_ref().and_then(|s| s.connectivity.get(node));
+    let id = (key.clone(), network.metadata.uid.clone());
+    let now = reports.placed.get(key).map(|p| merge(p, agent.probes.verdict(&key.to_string())));
+    // What stands there may be older than what was told last; events follow from the latter.
+    let before = reports.told.get(&id).or(stands).cloned();
+    let stamp = status::now();
+    let dated = now.map(|n| date(n, before.as_ref(), &stamp));
+    if dated.as_ref() == stands {
+        if let Some(same) = dated {
+            reports.told.insert(id, same);
+        }
+        return Ok(());
+    }
+    let api: Api<Network> = Api::namespaced(agent.client.clone(), &key.namespace);
+    status::update(&api, &key.name, Some(network), |o| {
+        let nodes = &mut o.status.get_or_insert_default().connectivity;
+        match &dated {
+            None => drop(nodes.remove(node)),
+            Some(now) => drop(nodes.insert(node.clone(), now.clone())),
+        }
+    })
+    .await?;
+    if let Some(now) = &dated {
+        events(agent, network, before.as_ref(), now).await;
+    }
+    match dated {
+        Some(now) => drop(reports.told.insert(id, now)),
+        None => drop(reports.told.remove(&id)),
+    }
+    Ok(())
+}
+
+/// A Warning for each word that is new, a Normal when nothing is wrong any more.
+async fn events(agent: &Agent, network: &Network, before: Option<&Connectivity>, now: &Connectivity) {
+    let node = &agent.config.node;
+    let words: BTreeSet<&str> = before.iter().flat_map(|b| b.faults()).map(|f| f.reason.as_str()).collect();
+    let faults = now.faults();
+    for fault in faults.iter().filter(|f| !words.contains(f.reason.as_str())) {
+        agent.events.warning(network, &fault.reason, format!("on node {node}: {}", fault.message)).await;
+    }
+    if faults.is_empty() && !words.is_empty() && !now.probing {
+        agent.events.normal(network, OK, format!("on node {node}: nothing is wrong any more")).await;
+    }
+}
+
+/// Results with the times since when they are so.
+fn date(mut now: Connectivity, before: Option<&Connectivity>, stamp: &str) -> Connectivity {
+    let result = |now: Option<ProbeResult>, before: Option<&ProbeResult>| now.map(|r| r.since(before, stamp));
+    now.layer2 = result(now.layer2, before.and_then(|b| b.layer2.as_ref()));
+    now.path_mtu = result(now.path_mtu, before.and_then(|b| b.path_mtu.as_ref()));
+    let family = |now: Option<FamilyConnectivity>, before: Option<&FamilyConnectivity>| {
+        now.map(|f| FamilyConnectivity {
+            dhcp: result(f.dhcp, before.and_then(|b| b.dhcp.as_ref())),
+            gateway: result(f.gateway, before.and_then(|b| b.gateway.as_ref())),
+            learnt: f.learnt.map(|l| {
+                let same = before
+                    .and_then(|b| b.learnt.clone())
+                    .filter(|b| *b == FamilyRoute { time: b.time.clone(), ..l.clone() });
+                same.unwrap_or(FamilyRoute { time: Some(stamp.to_owned()), ..l })
+            }),
+        })
+    };
+    now.ipv4 = family(now.ipv4, before.and_then(|b| b.ipv4.as_ref()));
+    now.ipv6 = family(now.ipv6, before.and_then(|b| b.ipv6.as_ref()));
+    now
+}
+
+/// What is known without probing, and what probing found. Where devices are missing, nothing else is worth telling.
+fn merge(placed: &Connectivity, found: Option<Connectivity>) -> Connectivity {
+    let in_place = placed.layer2.as_ref().is_some_and(|l| l.ok);
+    let Some(found) = found.filter(|_| in_place) else { return placed.clone() };
+    if found.layer2.as_ref().is_some_and(|l| !l.ok && l.reason == multihome_model::connectivity::NO_CARRIER) {
+        return found;
+    }
+    let family = |placed: &Option<FamilyConnectivity>, found: Option<FamilyConnectivity>| match (placed, found) {
+        (Some(p), Some(f)) => Some(FamilyConnectivity {
+            dhcp: p.dhcp.clone().or(f.dhcp),
+            gateway: p.gateway.clone().or(f.gateway),
+            learnt: f.learnt,
+        }),
+        (p, f) => f.or_else(|| p.clone()),
+    };
+    Connectivity {
+        probing: found.probing,
+        layer2: found.layer2.or_else(|| placed.layer2.clone()),
+        path_mtu: found.path_mtu,
+        ipv4: family(&placed.ipv4, found.ipv4),
+        ipv6: family(&placed.ipv6, found.ipv6),
+    }
+}
+
+/// What follows from the devices alone.
+fn placed(network: &NodeNetwork, input: &NodeInput, failures: &[StepError]) -> Connectivity {
+    let layer2 = layer2(network, input, failures);
+    if !layer2.ok {
+        return Connectivity { layer2: Some(layer2), ..Connectivity::default() };
+    }
+    let ours = |family| {
+        let subnet = network.spec.subnet(family)?;
+        let gateway = subnet.gateway.filter(|_| network.spec.owns_gateway);
+        let f = FamilyConnectivity {
+            dhcp: (subnet.dhcp == DhcpMode::Server).then(|| ProbeResult::new(true, OURS, "Multihome serves it here")),
+            gateway: gateway.map(|g| ProbeResult::new(true, OURS, format!("{g} is Multihome's own, in place"))),
+            learnt: None,
+        };
+        (f != FamilyConnectivity::default()).then_some(f)
+    };
+    Connectivity {
+        probing: false,
+        layer2: Some(layer2),
+        path_mtu: None,
+        ipv4: ours(Family::IPv4),
+        ipv6: ours(Family::IPv6),
+    }
 }
 
 fn layer2(network: &NodeNetwork, input: &NodeInput, failures: &[StepError]) -> ProbeResult {
@@ -62,13 +183,12 @@ fn layer2(network: &NodeNetwork, input: &NodeInput, failures: &[StepError]) -> P
         .map(plumbing::sentence)
         .collect();
     if !mine.is_empty() {
-        return ProbeResult { ok: false, reason: mine.join("; "), time: None };
+        return ProbeResult::new(false, LAYER2_FAILED, mine.join("; "));
     }
-    let alone = network.spec.kind == NetworkType::Vlan && fabric.is_none_or(|f| f.device.is_none());
-    let reason = if alone {
-        format!("in place, without an uplink: ClusterNetwork {:?} has none on this node", network.spec.fabric)
-    } else {
-        "in place".to_owned()
-    };
-    ProbeResult { ok: true, reason, time: None }
+    if rides && fabric.is_none_or(|f| f.device.is_none()) {
+        let text =
+            format!("in place, without an uplink: ClusterNetwork {:?} has none on this node", network.spec.fabric);
+        return ProbeResult::new(true, NO_UPLINK, text);
+    }
+    ProbeResult::new(true, IN_PLACE, "in place")
 }

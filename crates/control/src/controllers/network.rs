@@ -7,6 +7,7 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt};
 use multihome_model::checked::{CheckedNetwork, check_network};
 use multihome_model::condition::{self, Condition};
+use multihome_model::connectivity::LAYER2_FAILED;
 use multihome_model::{Network, NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec, NetworkType, Vni, names};
 use multihome_plan::address;
 use serde_json::json;
@@ -14,7 +15,7 @@ use serde_json::json;
 use super::{Context, Outcome};
 use crate::queue::Next;
 use crate::status;
-use crate::{Key, vm};
+use crate::{Key, connectivity, vm};
 
 pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
     let Some(known) = ctx.world.read().networks.get(key).cloned() else { return Ok(Next::Wait) };
@@ -26,12 +27,12 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
         Ok(spec) => spec,
         Err(v) => {
             let wrong = Condition::new(status::READY, false, "Invalid", v.to_string());
-            set_ready(&api, &known, wrong).await?;
+            set_ready(&api, &known, wrong, None).await?;
             return Ok(Next::Wait);
         }
     };
     if let Some(missing) = missing(ctx, key, &spec) {
-        set_ready(&api, &known, missing).await?;
+        set_ready(&api, &known, missing, Some(&spec)).await?;
         return Ok(Next::Wait);
     }
     let guard = ctx.choosing.lock().await;
@@ -52,7 +53,7 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
     let wide = |n: u128| u64::try_from(n).unwrap_or(u64::MAX);
     let ready = fault(&known).map_or_else(
         || Condition::new(status::READY, true, "Ready", "NICs can attach"),
-        |text| Condition::new(status::READY, false, "Layer2Failed", text),
+        |text| Condition::new(status::READY, false, LAYER2_FAILED, text),
     );
     let generation = known.meta().generation;
     status::update(&api, &key.name, Some(&known), |o| {
@@ -63,8 +64,11 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
         s.ipv4_used = wide(used);
         s.ipv4_free = free.map(wide);
         s.network_attachment_definition = Some(key.name.clone());
-        let ready = Condition { observed_generation: generation, ..ready.clone() };
-        condition::set(&mut s.conditions, ready, &status::now());
+        s.route = Some(connectivity::route(&spec, &s.connectivity));
+        let connected = connectivity::summary(&spec, &s.connectivity);
+        for c in [ready.clone(), connected] {
+            condition::set(&mut s.conditions, Condition { observed_generation: generation, ..c }, &status::now());
+        }
     })
     .await?;
     drop(guard);
@@ -75,7 +79,9 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
 fn fault(network: &Network) -> Option<String> {
     let nodes = network.status.iter().flat_map(|s| &s.connectivity);
     let broken: Vec<String> = nodes
-        .filter_map(|(node, c)| c.layer2.as_ref().filter(|r| !r.ok).map(|r| format!("on node {node}: {}", r.reason)))
+        .filter_map(|(node, c)| {
+            c.layer2.as_ref().filter(|r| r.reason == LAYER2_FAILED).map(|r| format!("on node {node}: {}", r.message))
+        })
         .collect();
     (!broken.is_empty()).then(|| broken.join("; "))
 }
@@ -108,9 +114,15 @@ fn not_offered(spec: &CheckedNetwork) -> Option<String> {
     })
 }
 
-async fn set_ready(api: &Api<Network>, known: &Network, ready: Condition) -> Result<(), kube::Error> {
+async fn set_ready(
+    api: &Api<Network>,
+    known: &Network,
+    ready: Condition,
+    spec: Option<&CheckedNetwork>,
+) -> Result<(), kube::Error> {
     status::update(api, &known.name_any(), Some(known), |o| {
         let s = o.status.get_or_insert_default();
+        s.route = spec.map(|spec| connectivity::route(spec, &s.connectivity));
         condition::set(&mut s.conditions, ready.clone(), &status::now());
     })
     .await
