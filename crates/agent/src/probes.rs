@@ -7,8 +7,8 @@ use std::time::Duration;
 use multihome_control::world::Tables;
 use multihome_control::{Change, Key};
 use multihome_model::connectivity::{LAYER2_FAILED, NO_CARRIER, NO_UPLINK};
-use multihome_model::{DhcpMode, Family, IfName, NetworkType, RouteMode, names};
-use multihome_plan::node::{NodeInput, NodeNetwork, bridge_name, build};
+use multihome_model::{DhcpMode, Family, IfName, NetworkType, PortSecurity, RouteMode, names};
+use multihome_plan::node::{NodeInput, NodeNetwork, bridge_name, build, tap_name};
 use multihome_probe::{Subject, Want};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -24,14 +24,26 @@ pub(crate) async fn sync(agent: &Agent, input: &NodeInput) -> Result<(), Error> 
         let bridge = bridge_name(&n.uid);
         plan.uplinks.iter().find(|(_, u)| u.bridge == bridge).map(|(name, _)| name.clone())
     };
-    let wanted: Vec<(&NodeNetwork, IfName)> = input.networks.iter().filter_map(|n| Some((n, uplink(n)?))).collect();
-    let indexes = agent.plumbing.indexes_of(wanted.iter().map(|(_, d)| d.clone()).collect()).await?;
-    let there: HashMap<&str, (&NodeNetwork, u32)> =
-        wanted.iter().filter_map(|(n, d)| Some((n.key.as_str(), (*n, *indexes.get(d)?)))).collect();
+    // Guests that may say anything may be the server or the router.
+    let guests = |n: &NodeNetwork| -> Vec<IfName> {
+        let open = input.nics.iter().filter(|i| i.network == n.key && i.security == PortSecurity::Promiscuous);
+        open.map(|i| tap_name(&i.uid)).collect()
+    };
+    let wanted: Vec<(&NodeNetwork, IfName, Vec<IfName>)> =
+        input.networks.iter().filter_map(|n| Some((n, uplink(n)?, guests(n)))).collect();
+    let devices = wanted.iter().flat_map(|(_, uplink, guests)| std::iter::once(uplink).chain(guests)).cloned();
+    let indexes = agent.plumbing.indexes_of(devices.collect()).await?;
+    let there: HashMap<&str, (&NodeNetwork, u32, Vec<u32>)> = wanted
+        .iter()
+        .filter_map(|(n, uplink, guests)| {
+            let guests = guests.iter().filter_map(|g| indexes.get(g).copied()).collect();
+            Some((n.key.as_str(), (*n, *indexes.get(uplink)?, guests)))
+        })
+        .collect();
     agent.probes.retain(|network| there.contains_key(network));
-    for (key, (network, ifindex)) in there {
+    for (key, (network, uplink, guests)) in there {
         let subject = subject(&agent.world.read(), &agent.config.node, network, input);
-        agent.probes.put(key, ifindex, subject)?;
+        agent.probes.put(key, uplink, &guests, subject)?;
     }
     look_at_cables(agent, input).await
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use multihome_dhcp::client::v4::Offer;
 
-use crate::watch::{SELDOM, Time, Watch};
+use crate::watch::{Pace, Time, Watch};
 
 /// Servers that are remembered.
 const MOST: usize = 4;
@@ -21,8 +21,8 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    pub(crate) fn new(first: Time) -> Self {
-        Self { watch: Watch::new(SELDOM, first), offers: BTreeMap::new(), chosen: None }
+    pub(crate) fn new(pace: Pace, first: Time) -> Self {
+        Self { watch: Watch::new(pace, first), offers: BTreeMap::new(), chosen: None }
     }
 
     pub(crate) fn heard(&mut self, offer: Offer, now: Time) {
@@ -60,6 +60,7 @@ impl Servers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::watch::SELDOM;
 
     fn offer(server: u8, routers: &[u8]) -> Offer {
         Offer {
@@ -72,7 +73,7 @@ mod tests {
 
     #[test]
     fn the_server_that_was_believed_is_believed_on() {
-        let mut s = Servers::new(Duration::ZERO);
+        let mut s = Servers::new(SELDOM, Duration::ZERO);
         s.heard(offer(7, &[1, 2]), Duration::ZERO);
         s.heard(offer(3, &[]), Duration::from_secs(60));
         assert_eq!(

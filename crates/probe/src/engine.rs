@@ -10,7 +10,7 @@ use crate::dhcp::Servers;
 use crate::frames::{self, BROADCAST, Heard};
 use crate::peer::{Peer, Shot};
 use crate::routers::Routers;
-use crate::watch::{OFTEN, SELDOM, Time, Watch};
+use crate::watch::{LISTEN, OFTEN, Pace, SELDOM, Time, Watch};
 use crate::wire::{Kind, Probe, SMALLEST};
 
 mod verdict;
@@ -35,6 +35,12 @@ pub enum Want {
     Listen,
     /// They are asked, and their silence is a fault.
     Expect,
+}
+
+impl Want {
+    fn pace(self) -> Pace {
+        if self == Self::Expect { SELDOM } else { LISTEN }
+    }
 }
 
 /// What is probed.
@@ -118,9 +124,9 @@ impl Prober {
         let mut this = Self {
             carrier: true,
             peers: BTreeMap::new(),
-            servers: Servers::new(first),
-            routers: Routers::new(first),
-            servers6: Watch::new(SELDOM, first),
+            servers: Servers::new(subject.ipv4.pace(), first),
+            routers: Routers::new(subject.ipv6.pace(), first),
+            servers6: Watch::new(subject.ipv6.pace(), first),
             server6: None,
             gateway4: None,
             gateway6: None,
@@ -146,8 +152,9 @@ impl Prober {
         let whole = subject.mtu.max(SMALLEST);
         self.peers.values_mut().for_each(|p| p.set_whole(whole, at));
         if (self.subject.ipv4, self.subject.ipv6) != (subject.ipv4, subject.ipv6) {
-            (self.servers, self.routers) = (Servers::new(at), Routers::new(at));
-            (self.servers6, self.server6) = (Watch::new(SELDOM, at), None);
+            let (four, six) = (subject.ipv4.pace(), subject.ipv6.pace());
+            (self.servers, self.routers) = (Servers::new(four, at), Routers::new(six, at));
+            (self.servers6, self.server6) = (Watch::new(six, at), None);
         }
         self.subject = subject;
         self.follow(at);

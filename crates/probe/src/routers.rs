@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::Ipv6Net;
 use multihome_dhcp::client::ra::Advertised;
 
-use crate::watch::{SELDOM, Time, Watch};
+use crate::watch::{Pace, Time, Watch};
 
 /// Routers that are remembered.
 const MOST: usize = 8;
@@ -20,8 +20,8 @@ pub(crate) struct Routers {
 }
 
 impl Routers {
-    pub(crate) fn new(first: Time) -> Self {
-        Self { watch: Watch::new(SELDOM, first), said: BTreeMap::new(), chosen: None }
+    pub(crate) fn new(pace: Pace, first: Time) -> Self {
+        Self { watch: Watch::new(pace, first), said: BTreeMap::new(), chosen: None }
     }
 
     pub(crate) fn heard(&mut self, router: Ipv6Addr, said: Advertised, now: Time) {
@@ -65,12 +65,13 @@ impl Routers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::watch::SELDOM;
 
     #[test]
     fn a_router_is_one_for_as_long_as_it_says() {
         let said = |lifetime| Advertised { lifetime, managed: false, prefixes: vec!["fd00::/64".parse().unwrap()] };
         let (a, b): (Ipv6Addr, Ipv6Addr) = ("fe80::a".parse().unwrap(), "fe80::b".parse().unwrap());
-        let mut r = Routers::new(Duration::ZERO);
+        let mut r = Routers::new(SELDOM, Duration::ZERO);
         r.heard(b, said(100), Duration::ZERO);
         r.heard(a, said(1000), Duration::from_secs(1));
         assert_eq!(r.default(), Some(b), "the first that was heard");

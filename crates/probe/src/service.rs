@@ -1,7 +1,7 @@
-//! The sockets around the probers of one node: one packet socket per network, on its uplink, and one clock for all.
+//! The sockets around the probers of one node: a packet socket on each network's uplink, and one clock for all.
 //!
 //! What comes in by an uplink is seen before the bridge that it is a port of sees it, and what is sent leaves by the cable
-//! alone: no guest of this node and no address of its own is involved.
+//! alone. Guests of this node that may be a server or a router are asked at their ports, beside.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::engine::{Prober, Subject};
 use crate::watch::Time;
+use crate::wire::ETHERTYPE;
 
 /// What all probers of a node send together, in frames per second. Where that is too little, each asks less often.
 const FRAMES_PER_SECOND: f64 = 1000.0;
@@ -32,19 +33,38 @@ const FRAME: usize = 2048;
 /// `ENETDOWN` (asm-generic/errno.h): reported once after the device went down; it may come up again.
 const ENETDOWN: i32 = 100;
 
-struct Entry {
+/// A device that is asked and heard by.
+struct Port {
     ifindex: u32,
-    mtu: u16,
-    prober: Prober,
-    /// What was found when [`Service::changed`] was last told.
-    told: Connectivity,
     socket: Arc<PacketSocket>,
     ear: JoinHandle<()>,
 }
 
-impl Drop for Entry {
+impl Drop for Port {
     fn drop(&mut self) {
         self.ear.abort();
+    }
+}
+
+struct Entry {
+    prober: Prober,
+    /// What was found when [`Service::changed`] was last told.
+    told: Connectivity,
+    uplink: Port,
+    /// Ports of guests.
+    guests: Vec<Port>,
+}
+
+impl Entry {
+    /// Sends a frame. Other nodes are asked by the uplink alone. A frame that is too large for a device, or finds it down,
+    /// is lost like one on the wire.
+    fn send(&self, network: &str, frame: &[u8]) {
+        let between_nodes = frame.get(12..14) == Some(&ETHERTYPE.to_be_bytes());
+        for port in std::iter::once(&self.uplink).chain(self.guests.iter().filter(|_| !between_nodes)) {
+            if let Err(error) = port.socket.send(frame) {
+                tracing::debug!(network, "a probe was not sent: {error}");
+            }
+        }
     }
 }
 
@@ -85,38 +105,51 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Service {
-    /// Probes a network by a device of the calling thread's namespace, or probes it otherwise from now on. To be called
-    /// inside a runtime.
+    /// Probes a network by its uplink, a device of the calling thread's namespace, or probes it otherwise from now on.
+    /// `guests` are the ports of guests that may be a server or a router of it. To be called inside a runtime.
     ///
     /// # Errors
-    /// When the device is gone.
-    pub fn put(&self, network: &str, ifindex: u32, subject: Subject) -> Result<(), multihome_netlink::Error> {
+    /// When a device is gone.
+    pub fn put(
+        &self,
+        network: &str,
+        uplink: u32,
+        guests: &[u32],
+        subject: Subject,
+    ) -> Result<(), multihome_netlink::Error> {
         let shared = &self.shared;
         let now = shared.start.elapsed();
-        let mtu = subject.mtu;
         let mut networks = lock(&shared.networks);
-        let known = networks.get_mut(network).filter(|e| {
-            let mac = e.prober.subject().mac == subject.mac;
-            e.ifindex == ifindex && mac && e.mtu == mtu && !e.ear.is_finished()
+        let before = networks.remove(network);
+        let as_before = before.as_ref().map(|e| e.prober.subject()).is_some_and(|s| {
+            // What the sockets depend on.
+            (s.mac, s.mtu) == (subject.mac, subject.mtu)
         });
-        if let Some(e) = known {
-            e.prober.update(subject, now);
-            shared.look(network, e);
-        } else {
-            let socket = Arc::new(PacketSocket::open(ifindex, &filter::probes(subject.mac.0))?);
-            let ear = tokio::spawn(hear(shared.clone(), network.to_owned(), socket.clone(), mtu));
-            let prober = match networks.remove(network) {
-                Some(e) if e.ifindex == ifindex => {
-                    let mut prober = e.prober.clone();
-                    prober.update(subject, now);
-                    prober
-                }
-                _ => Prober::new(subject, now),
-            };
-            let told = prober.verdict();
-            networks.insert(network.to_owned(), Entry { ifindex, mtu, prober, told, socket, ear });
-            shared.tell(network);
+        let (mut ports, mut prober, mut told) = (vec![], None, None);
+        if let Some(e) = before {
+            // Of another uplink nothing is known.
+            prober = (e.uplink.ifindex == uplink).then_some(e.prober);
+            told = Some(e.told);
+            ports.push(e.uplink);
+            ports.extend(e.guests);
         }
+        ports.retain(|p| as_before && !p.ear.is_finished());
+        let mut port = |ifindex: u32| match ports.iter().position(|p| p.ifindex == ifindex) {
+            Some(at) => Ok(ports.swap_remove(at)),
+            None => shared.open(network, ifindex, &subject),
+        };
+        let uplink = port(uplink)?;
+        let guests = guests.iter().map(|g| port(*g)).collect::<Result<_, _>>()?;
+        let prober = match prober {
+            Some(mut p) => {
+                p.update(subject, now);
+                p
+            }
+            None => Prober::new(subject, now),
+        };
+        let mut entry = Entry { told: told.unwrap_or_default(), prober, uplink, guests };
+        shared.look(network, &mut entry);
+        networks.insert(network.to_owned(), entry);
         shared.due.notify_one();
         Ok(())
     }
@@ -185,6 +218,17 @@ impl Service {
 }
 
 impl Shared {
+    fn open(
+        self: &Arc<Self>,
+        network: &str,
+        ifindex: u32,
+        subject: &Subject,
+    ) -> Result<Port, multihome_netlink::Error> {
+        let socket = Arc::new(PacketSocket::open(ifindex, &filter::probes(subject.mac.0))?);
+        let ear = tokio::spawn(hear(self.clone(), network.to_owned(), socket.clone(), subject.mtu));
+        Ok(Port { ifindex, socket, ear })
+    }
+
     /// Lets those who have waited longest ask first. Returns when something is due next.
     fn send(&self, now: Time, budget: &mut f64) -> Option<Time> {
         let mut networks = lock(&self.networks);
@@ -200,10 +244,7 @@ impl Shared {
             let Some(e) = networks.get_mut(&network) else { continue };
             for frame in e.prober.poll(now) {
                 *budget -= 1.0;
-                // A frame that is too large for the device, or finds it down, is lost like one on the wire.
-                if let Err(error) = e.socket.send(&frame) {
-                    tracing::debug!(network, "a probe was not sent: {error}");
-                }
+                e.send(&network, &frame);
             }
             self.look(&network, e);
         }

@@ -89,6 +89,9 @@ pub(crate) const OFTEN: Pace = Pace { answered: ms(3000), silent: ms(2000), wait
 pub(crate) const SELDOM: Pace =
     Pace { answered: ms(60_000), silent: ms(15_000), waits: &[ms(2000), ms(3000), ms(4000)] };
 
+/// The same where silence is no fault: once a minute, whatever is heard.
+pub(crate) const LISTEN: Pace = Pace { silent: ms(60_000), ..SELDOM };
+
 #[cfg(test)]
 mod tests {
     use super::*;

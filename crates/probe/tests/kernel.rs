@@ -93,7 +93,7 @@ impl Lab {
         let put = || {
             let _inside = runtime.enter();
             let index = Rtnl::open().unwrap().index("eth0").unwrap();
-            self.services[i].put("net", index, subject).unwrap();
+            self.services[i].put("net", index, &[], subject).unwrap();
         };
         Netns::open(&self.ns(node)).unwrap().run(put).unwrap();
     }
