@@ -240,6 +240,8 @@ struct Gist {
     generation: Option<i64>,
     mtu: Option<u32>,
     vni: Option<u32>,
+    /// Whether a gateway was learnt, where something was.
+    gateway: Option<bool>,
 }
 
 impl Networks {
@@ -254,6 +256,7 @@ impl Networks {
             generation: network.metadata.generation,
             mtu: status.and_then(|s| s.mtu),
             vni: status.and_then(|s| s.vni),
+            gateway: status.and_then(|s| Some(s.route.as_ref()?.ipv4.as_ref()?.gateway.is_some())),
         };
         let same = self.0.get(key) == Some(&now);
         self.0.insert(key.clone(), now);

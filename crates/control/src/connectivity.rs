@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use multihome_model::checked::CheckedNetwork;
 use multihome_model::connectivity::{CONNECTED, NO_UPLINK, NOT_CARRIED, OK, PROBING, WORST_FIRST};
 use multihome_model::{
-    Condition, Connectivity, DhcpMode, Family, FamilyConnectivity, FamilyRoute, ProbeResult, RouteMode, RouteStatus,
+    Condition, Connectivity, DhcpMode, Family, FamilyConnectivity, FamilyRoute, NetworkStatus, ProbeResult, RouteMode,
+    RouteStatus,
 };
 
 /// How many sentences a summary holds. The rest is counted.
@@ -85,6 +86,17 @@ pub fn route(spec: &CheckedNetwork, nodes: &BTreeMap<String, Connectivity>) -> R
     RouteStatus { mode: spec.route, ipv4, ipv6, message: messages.join("; ") }
 }
 
+/// Corrects what a plan takes a network to be by what the nodes learnt of it: a network whose DHCP server names no router
+/// offers no gateway, whatever it was taken to have, so that another NIC can hold the default route.
+pub fn heed(spec: &mut CheckedNetwork, status: Option<&NetworkStatus>) {
+    let route = status.and_then(|s| s.route.as_ref()).filter(|r| r.mode == RouteMode::Auto);
+    if let Some(learnt) = route.and_then(|r| r.ipv4.as_ref())
+        && learnt.gateway.is_none()
+    {
+        spec.may_offer_gateway[0] = false;
+    }
+}
+
 fn seen(c: &Connectivity, family: Family) -> Option<&FamilyConnectivity> {
     match family {
         Family::IPv4 => c.ipv4.as_ref(),
@@ -160,6 +172,22 @@ mod tests {
         let c = summary(&spec, &nodes(&[("a", alone.clone())]));
         assert_eq!((c.status.as_str(), c.reason.as_str()), ("True", NO_UPLINK));
         assert_eq!(summary(&spec, &nodes(&[("a", alone), ("b", good)])).status, "False");
+    }
+
+    #[test]
+    fn a_network_whose_server_names_no_router_offers_none() {
+        let offers = |gateway: Option<&str>, mode: RouteMode| {
+            let ipv4 = Some(FamilyRoute { gateway: gateway.map(str::to_owned), ..FamilyRoute::default() });
+            let route = Some(RouteStatus { mode, ipv4, ipv6: None, message: String::new() });
+            let mut spec = untagged(None);
+            heed(&mut spec, Some(&NetworkStatus { route, ..NetworkStatus::default() }));
+            spec.offers_gateway(Family::IPv4)
+        };
+        assert!(offers(Some("10.0.0.1"), RouteMode::Auto) && offers(None, RouteMode::None));
+        assert!(!offers(None, RouteMode::Auto));
+        let mut unknown = untagged(None);
+        heed(&mut unknown, None);
+        assert!(unknown.offers_gateway(Family::IPv4), "until something is learnt, it is taken to have one");
     }
 
     #[test]

@@ -75,6 +75,28 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
     publish(ctx, key, &known, &spec, mtu.get(), vni).await
 }
 
+/// Forgets what a node that is gone said of networks: nobody is to ask it any more.
+pub(super) async fn forget_node(ctx: &Context, node: &str) -> Outcome {
+    let said = |n: &Network| n.status.as_ref().is_some_and(|s| s.connectivity.contains_key(node));
+    let (back, concerned) = {
+        let t = ctx.world.read();
+        let concerned: Vec<_> =
+            t.networks.iter().filter(|(_, n)| said(n)).map(|(k, n)| (k.clone(), n.clone())).collect();
+        (t.nodes.contains_key(&Key::new("", node)), concerned)
+    };
+    if back {
+        return Ok(Next::Wait);
+    }
+    for (key, known) in concerned {
+        let api: Api<Network> = Api::namespaced(ctx.client.clone(), &key.namespace);
+        status::update(&api, &key.name, Some(&known), |o| {
+            drop(o.status.get_or_insert_default().connectivity.remove(node));
+        })
+        .await?;
+    }
+    Ok(Next::Wait)
+}
+
 /// What the nodes that carry the network have against it, in one sentence.
 fn fault(network: &Network) -> Option<String> {
     let nodes = network.status.iter().flat_map(|s| &s.connectivity);
