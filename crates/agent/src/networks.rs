@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use kube::api::Api;
 use multihome_control::{Key, status};
 use multihome_dataplane::StepError;
-use multihome_model::connectivity::{IN_PLACE, LAYER2_FAILED, NO_UPLINK, OK, OURS};
+use multihome_model::connectivity::{ANSWERS, IN_PLACE, LAYER2_FAILED, LAYER2_UNREACHABLE, NO_UPLINK, OK, OURS};
 use multihome_model::{
     Connectivity, DhcpMode, Family, FamilyConnectivity, FamilyRoute, Network, NetworkType, ProbeResult,
 };
@@ -55,7 +55,7 @@ async fn tell(agent: &Agent, reports: &mut Reports, key: &Key, network: &Network
     // What stands there may be older than what was told last; events follow from the latter.
     let before = reports.told.get(&id).or(stands).cloned();
     let stamp = status::now();
-    let dated = now.map(|n| date(n, before.as_ref(), &stamp));
+    let dated = now.map(|n| date(keep(n, before.as_ref()), before.as_ref(), &stamp));
     if dated.as_ref() == stands {
         if let Some(same) = dated {
             reports.told.insert(id, same);
@@ -94,6 +94,29 @@ async fn events(agent: &Agent, network: &Network, before: Option<&Connectivity>,
     }
 }
 
+/// What was known before holds until something else is found: when this process was started anew, or more is asked for.
+fn keep(now: Connectivity, before: Option<&Connectivity>) -> Connectivity {
+    let Some(before) = before.filter(|b| now.probing && !b.probing) else { return now };
+    let told = |l: &ProbeResult| [ANSWERS, LAYER2_UNREACHABLE].contains(&l.reason.as_str());
+    let unknown = now.layer2.as_ref().is_some_and(|l| l.reason == IN_PLACE);
+    let family = |now: Option<FamilyConnectivity>, before: &Option<FamilyConnectivity>| {
+        let (now, before) = (now.unwrap_or_default(), before.clone().unwrap_or_default());
+        let kept = FamilyConnectivity {
+            dhcp: now.dhcp.or(before.dhcp),
+            gateway: now.gateway.or(before.gateway),
+            learnt: now.learnt.or(before.learnt),
+        };
+        (kept != FamilyConnectivity::default()).then_some(kept)
+    };
+    Connectivity {
+        probing: false,
+        layer2: before.layer2.clone().filter(|l| unknown && told(l)).or(now.layer2),
+        path_mtu: now.path_mtu.or_else(|| before.path_mtu.clone()),
+        ipv4: family(now.ipv4, &before.ipv4),
+        ipv6: family(now.ipv6, &before.ipv6),
+    }
+}
+
 /// Results with the times since when they are so.
 fn date(mut now: Connectivity, before: Option<&Connectivity>, stamp: &str) -> Connectivity {
     let result = |now: Option<ProbeResult>, before: Option<&ProbeResult>| now.map(|r| r.since(before, stamp));
@@ -120,9 +143,6 @@ fn date(mut now: Connectivity, before: Option<&Connectivity>, stamp: &str) -> Co
 fn merge(placed: &Connectivity, found: Option<Connectivity>) -> Connectivity {
     let in_place = placed.layer2.as_ref().is_some_and(|l| l.ok);
     let Some(found) = found.filter(|_| in_place) else { return placed.clone() };
-    if found.layer2.as_ref().is_some_and(|l| !l.ok && l.reason == multihome_model::connectivity::NO_CARRIER) {
-        return found;
-    }
     let family = |placed: &Option<FamilyConnectivity>, found: Option<FamilyConnectivity>| match (placed, found) {
         (Some(p), Some(f)) => Some(FamilyConnectivity {
             dhcp: p.dhcp.clone().or(f.dhcp),
@@ -191,4 +211,53 @@ fn layer2(network: &NodeNetwork, input: &NodeInput, failures: &[StepError]) -> P
         return ProbeResult::new(true, NO_UPLINK, text);
     }
     ProbeResult::new(true, IN_PLACE, "in place")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use multihome_model::connectivity::{GATEWAY_SILENT, NO_CARRIER};
+
+    fn result(reason: &str) -> Option<ProbeResult> {
+        Some(ProbeResult::new(reason != GATEWAY_SILENT, reason, "words"))
+    }
+
+    fn four(gateway: &str) -> Option<FamilyConnectivity> {
+        let learnt = Some(FamilyRoute { cidr: Some("10.0.0.0/24".into()), ..FamilyRoute::default() });
+        Some(FamilyConnectivity { dhcp: None, gateway: result(gateway), learnt })
+    }
+
+    #[test]
+    fn what_was_known_holds_until_something_else_is_found() {
+        let before = Connectivity { layer2: result(ANSWERS), ipv4: four(GATEWAY_SILENT), ..Connectivity::default() };
+        let before = date(before, None, "t1");
+        let started = Connectivity { probing: true, layer2: result(IN_PLACE), ..Connectivity::default() };
+        assert_eq!(date(keep(started.clone(), Some(&before)), Some(&before), "t2"), before);
+        assert!(keep(started.clone(), None).probing, "of what nobody knew before nothing is known");
+        // What was found is told, at once or in the end.
+        let pulled = Connectivity { layer2: result(NO_CARRIER), ..Connectivity::default() };
+        assert_eq!(keep(pulled.clone(), Some(&before)), pulled);
+        let partly = Connectivity { ipv4: four(ANSWERS), ..started };
+        let now = date(keep(partly, Some(&before)), Some(&before), "t2");
+        let (four, layer2) = (now.ipv4.unwrap(), now.layer2.unwrap());
+        assert_eq!((layer2.reason.as_str(), layer2.time.as_deref()), (ANSWERS, Some("t1")));
+        let gateway = four.gateway.unwrap();
+        assert_eq!((gateway.reason.as_str(), gateway.time.as_deref()), (ANSWERS, Some("t2")));
+        assert_eq!(four.learnt.unwrap().time.as_deref(), Some("t1"), "the subnet is the same");
+    }
+
+    #[test]
+    fn what_is_ours_is_told_beside_what_was_found() {
+        let ours = FamilyConnectivity { gateway: result(OURS), ..FamilyConnectivity::default() };
+        let placed = Connectivity { layer2: result(IN_PLACE), ipv4: Some(ours), ..Connectivity::default() };
+        let found = Connectivity { layer2: result(ANSWERS), ..Connectivity::default() };
+        let both = merge(&placed, Some(found.clone()));
+        assert_eq!(both.layer2, result(ANSWERS));
+        assert_eq!(both.ipv4.unwrap().gateway, result(OURS));
+        let failed = Connectivity {
+            layer2: Some(ProbeResult::new(false, LAYER2_FAILED, "no device")),
+            ..Connectivity::default()
+        };
+        assert_eq!(merge(&failed, Some(found)), failed, "what explains the rest is told alone");
+    }
 }

@@ -9,14 +9,16 @@ use super::{Prober, Want};
 use crate::peer::{Peer, Reach};
 
 impl Prober {
-    /// What is known now. Results have no time yet. With the cable out, nothing but that is told.
+    /// What is known now. Results have no time yet. With the cable out, that is told, and what was learnt before.
     pub fn verdict(&self) -> Connectivity {
+        let family = |f: FamilyConnectivity| (f != FamilyConnectivity::default()).then_some(f);
         if !self.carrier {
             let text = format!("{} has no carrier: look at its cable and at the switch", self.subject.device);
             let layer2 = Some(ProbeResult::new(false, NO_CARRIER, text));
-            return Connectivity { layer2, ..Connectivity::default() };
+            let learnt = |learnt| family(FamilyConnectivity { learnt, ..FamilyConnectivity::default() });
+            let (ipv4, ipv6) = (learnt(self.learnt4()), learnt(self.learnt6()));
+            return Connectivity { layer2, ipv4, ipv6, ..Connectivity::default() };
         }
-        let family = |f: FamilyConnectivity| (f != FamilyConnectivity::default()).then_some(f);
         let ipv4 = FamilyConnectivity { dhcp: self.dhcp4(), gateway: self.answering(false), learnt: self.learnt4() };
         let ipv6 = FamilyConnectivity { dhcp: self.dhcp6(), gateway: self.gateway6(), learnt: self.learnt6() };
         Connectivity {
