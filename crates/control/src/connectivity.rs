@@ -12,6 +12,15 @@ use multihome_model::{
 /// How many sentences a summary holds. The rest is counted.
 const MOST: usize = 6;
 
+/// The condition `Connected` with the routes in force, as a network's status tells them.
+pub fn sum_up(spec: &CheckedNetwork, nodes: &BTreeMap<String, Connectivity>) -> (Condition, RouteStatus) {
+    let (mut connected, route) = (summary(spec, nodes), route(spec, nodes));
+    if !route.message.is_empty() {
+        connected.message += &format!("; {}", route.message);
+    }
+    (connected, route)
+}
+
 /// The condition `Connected`: the worst word that any node says, and all that is wrong, with the node that says it.
 pub fn summary(spec: &CheckedNetwork, nodes: &BTreeMap<String, Connectivity>) -> Condition {
     let unknown = |reason: &str, text: &str| Condition {
@@ -55,8 +64,7 @@ pub fn route(spec: &CheckedNetwork, nodes: &BTreeMap<String, Connectivity>) -> R
     let mut family = |of: Family| {
         let learnt: Vec<(&str, &FamilyRoute)> =
             nodes.iter().filter_map(|(node, c)| Some((node.as_str(), seen(c, of)?.learnt.as_ref()?))).collect();
-        if spec.route == RouteMode::Manual {
-            let subnet = spec.subnet(of)?;
+        if let Some(subnet) = spec.subnet(of) {
             let written = FamilyRoute {
                 cidr: Some(subnet.cidr.to_string()),
                 gateway: subnet.gateway.map(|g| g.to_string()),
@@ -71,6 +79,9 @@ pub fn route(spec: &CheckedNetwork, nodes: &BTreeMap<String, Connectivity>) -> R
                 messages.push(format!("{} is written down, and {}", subnet.cidr, others.join(", ")));
             }
             return Some(written);
+        }
+        if spec.route != RouteMode::Auto {
+            return None;
         }
         let same = |a: &FamilyRoute, b: &FamilyRoute| (&a.cidr, &a.gateway) == (&b.cidr, &b.gateway);
         let votes = |l: &FamilyRoute| learnt.iter().filter(|(_, o)| same(o, l)).count();
@@ -203,5 +214,9 @@ mod tests {
         let r = route(&untagged(Some("10.0.0.0/24")), &nodes(&[("a", wrong)]));
         assert_eq!((r.mode, r.ipv4.unwrap().server), (RouteMode::Manual, None));
         assert!(r.message.starts_with("10.0.0.0/24 is written down, and node a learnt 10.9.0.0/24"), "{}", r.message);
+        let unasked = CheckedNetwork { route: RouteMode::None, ..untagged(Some("10.0.0.0/24")) };
+        assert!(route(&unasked, &nodes(&[])).ipv4.is_some(), "what is written down is in force, whoever is asked");
+        let unasked = CheckedNetwork { route: RouteMode::None, ..untagged(None) };
+        assert_eq!(route(&unasked, &nodes(&[("a", right())])).ipv4, None);
     }
 }

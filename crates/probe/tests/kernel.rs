@@ -30,6 +30,21 @@ struct Lab {
     dnsmasq: Option<Child>,
 }
 
+fn subject(node: &str, other: &str) -> Subject {
+    Subject {
+        device: "eth0".into(),
+        network: wire_hash(UID),
+        node: wire_hash(node),
+        mac: probe_mac(node, UID),
+        mtu: 1500,
+        peers: BTreeMap::from([(wire_hash(other), other.to_owned())]),
+        ipv4: Want::Expect,
+        ipv6: Want::Expect,
+        gateway4: None,
+        gateway6: None,
+    }
+}
+
 impl Lab {
     fn new(test: &str) -> Option<Self> {
         let here = |program: &str| {
@@ -77,23 +92,17 @@ impl Lab {
     }
 
     fn put(&self, i: usize, node: &str, other: &str) {
+        self.put_with(i, node, &[], subject(node, other));
+    }
+
+    /// Probes by eth0 of a node, and by ports of its guests.
+    fn put_with(&self, i: usize, node: &str, guests: &[&str], subject: Subject) {
         let runtime = tokio::runtime::Handle::current();
-        let subject = Subject {
-            device: "eth0".into(),
-            network: wire_hash(UID),
-            node: wire_hash(node),
-            mac: probe_mac(node, UID),
-            mtu: 1500,
-            peers: BTreeMap::from([(wire_hash(other), other.to_owned())]),
-            ipv4: Want::Expect,
-            ipv6: Want::Expect,
-            gateway4: None,
-            gateway6: None,
-        };
         let put = || {
             let _inside = runtime.enter();
-            let index = Rtnl::open().unwrap().index("eth0").unwrap();
-            self.services[i].put("net", index, &[], subject).unwrap();
+            let mut rtnl = Rtnl::open().unwrap();
+            let guests: Vec<u32> = guests.iter().map(|g| rtnl.index(g).unwrap()).collect();
+            self.services[i].put("net", rtnl.index("eth0").unwrap(), &guests, subject).unwrap();
         };
         Netns::open(&self.ns(node)).unwrap().run(put).unwrap();
     }
@@ -242,4 +251,21 @@ async fn a_device_that_goes_down_and_comes_back_is_probed_on() {
     for node in [0, 1] {
         lab.until(node, "both are there again", |v| word(&v.layer2) == "Answers").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_in_a_guest_of_the_node_is_asked_at_its_port() {
+    let Some(lab) = Lab::new("a_router_in_a_guest_of_the_node_is_asked_at_its_port") else { return };
+    // The gateway's cable ends at a port of the node, instead of the switch.
+    lab.at("gw", "link delete eth0");
+    let far = lab.ns("gw");
+    lab.at("a", &format!("link add guest up type veth peer name eth0 netns {far}"));
+    lab.at("gw", "address add 10.7.0.1/24 dev eth0");
+    lab.at("gw", "link set eth0 up");
+    let asked = Subject { gateway4: Some([10, 7, 0, 1].into()), ..subject("a", "b") };
+    lab.put_with(0, "a", &[], asked.clone());
+    lab.until(0, "it is not found by the uplink", |v| gateway4(v) == "GatewaySilent").await;
+    lab.put_with(0, "a", &["guest"], asked);
+    let v = lab.until(0, "it is found at its port", |v| gateway4(v) == "Answers" && word(&v.layer2) == "Answers").await;
+    assert_eq!(v.layer2.unwrap().message, "node b answers by eth0", "other nodes are asked by the uplink as before");
 }

@@ -64,8 +64,8 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
         s.ipv4_used = wide(used);
         s.ipv4_free = free.map(wide);
         s.network_attachment_definition = Some(key.name.clone());
-        s.route = Some(connectivity::route(&spec, &s.connectivity));
-        let connected = connectivity::summary(&spec, &s.connectivity);
+        let (connected, route) = connectivity::sum_up(&spec, &s.connectivity);
+        s.route = Some(route);
         for c in [ready.clone(), connected] {
             condition::set(&mut s.conditions, Condition { observed_generation: generation, ..c }, &status::now());
         }
