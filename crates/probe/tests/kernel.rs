@@ -92,17 +92,17 @@ impl Lab {
     }
 
     fn put(&self, i: usize, node: &str, other: &str) {
-        self.put_with(i, node, &[], subject(node, other));
+        self.put_with(i, node, ("eth0", &[]), subject(node, other));
     }
 
-    /// Probes by eth0 of a node, and by ports of its guests.
-    fn put_with(&self, i: usize, node: &str, guests: &[&str], subject: Subject) {
+    /// Probes by an uplink of a node, and by ports of its guests.
+    fn put_with(&self, i: usize, node: &str, (uplink, guests): (&str, &[&str]), subject: Subject) {
         let runtime = tokio::runtime::Handle::current();
         let put = || {
             let _inside = runtime.enter();
             let mut rtnl = Rtnl::open().unwrap();
             let guests: Vec<u32> = guests.iter().map(|g| rtnl.index(g).unwrap()).collect();
-            self.services[i].put("net", rtnl.index("eth0").unwrap(), &guests, subject).unwrap();
+            self.services[i].put("net", rtnl.index(uplink).unwrap(), &guests, subject).unwrap();
         };
         Netns::open(&self.ns(node)).unwrap().run(put).unwrap();
     }
@@ -263,9 +263,32 @@ async fn a_router_in_a_guest_of_the_node_is_asked_at_its_port() {
     lab.at("gw", "address add 10.7.0.1/24 dev eth0");
     lab.at("gw", "link set eth0 up");
     let asked = Subject { gateway4: Some([10, 7, 0, 1].into()), ..subject("a", "b") };
-    lab.put_with(0, "a", &[], asked.clone());
+    lab.put_with(0, "a", ("eth0", &[]), asked.clone());
     lab.until(0, "it is not found by the uplink", |v| gateway4(v) == "GatewaySilent").await;
-    lab.put_with(0, "a", &["guest"], asked);
+    lab.put_with(0, "a", ("eth0", &["guest"]), asked);
     let v = lab.until(0, "it is found at its port", |v| gateway4(v) == "Answers" && word(&v.layer2) == "Answers").await;
     assert_eq!(v.layer2.unwrap().message, "node b answers by eth0", "other nodes are asked by the uplink as before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vlan_is_probed_inside_it() {
+    let Some(lab) = Lab::new("a_vlan_is_probed_inside_it") else { return };
+    for (host, id) in [("a", 20), ("b", 20), ("b", 30)] {
+        let add = format!("-n {} link add link eth0 name vlan{id} up type vlan id {id}", lab.ns(host));
+        let o = Command::new("ip").args(add.split(' ')).output().unwrap();
+        if !o.status.success() {
+            println!("SKIPPED a_vlan_is_probed_inside_it: {}", String::from_utf8_lossy(&o.stderr).trim());
+            return;
+        }
+    }
+    lab.put_with(0, "a", ("vlan20", &[]), subject("a", "b"));
+    lab.put_with(1, "b", ("vlan30", &[]), subject("b", "a"));
+    for node in [0, 1] {
+        lab.until(node, "another VLAN is told", |v| word(&v.layer2) == "Layer2Unreachable").await;
+    }
+    lab.put_with(1, "b", ("vlan20", &[]), subject("b", "a"));
+    for node in [0, 1] {
+        let v = lab.until(node, "the right VLAN is told", |v| word(&v.layer2) == "Answers").await;
+        assert_eq!(v.path_mtu.unwrap().message, "packets of 1500 bytes pass", "the tag takes none of them");
+    }
 }
