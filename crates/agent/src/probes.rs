@@ -88,17 +88,18 @@ async fn follow_peers(agent: &Agent) {
     loop {
         match changes.recv().await {
             Ok(Change::Network(key)) => changed(&key),
-            Ok(_) => {}
-            Err(RecvError::Lagged(_)) => {
+            Ok(Change::Node(_)) | Err(RecvError::Lagged(_)) => {
                 let all: Vec<Key> = agent.world.read().networks.keys().cloned().collect();
                 all.iter().for_each(changed);
             }
+            Ok(_) => {}
             Err(RecvError::Closed) => return,
         }
     }
 }
 
-/// Other nodes that carry a network and could answer. Those that say themselves why they cannot are not asked.
+/// Other nodes that carry a network and could answer. Those that say themselves why they cannot are not asked, nor those
+/// whose agent is known to be away.
 fn peers(t: &Tables, node: &str, network: &Key) -> BTreeMap<u64, String> {
     let nodes = t.networks.get(network).and_then(|n| n.status.as_ref()).map(|s| &s.connectivity);
     let others = nodes.into_iter().flatten().filter(|(name, _)| *name != node);
@@ -106,6 +107,12 @@ fn peers(t: &Tables, node: &str, network: &Key) -> BTreeMap<u64, String> {
         let word = c.layer2.as_ref().map_or("", |l| l.reason.as_str());
         ![LAYER2_FAILED, NO_CARRIER, NO_UPLINK].contains(&word)
     });
+    let away = |name: &str| {
+        let status = t.nodes.get(&Key::new("", name)).and_then(|n| n.status.as_ref());
+        let ready = status.and_then(|s| s.conditions.as_ref()?.iter().find(|c| c.type_ == "Ready"));
+        ready.is_some_and(|c| c.status != "True")
+    };
+    let able = able.filter(|(name, _)| !away(name));
     able.map(|(name, _)| (names::wire_hash(name), name.clone())).collect()
 }
 

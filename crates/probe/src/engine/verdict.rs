@@ -46,7 +46,7 @@ impl Prober {
         };
         let (silent, who) = names(|r| r == Reach::Silent);
         let (answering, others) = names(|r| matches!(r, Reach::Whole | Reach::UpTo(_)));
-        let at = "look at the VLAN of the switch's ports, and at what is between them";
+        let at = "look at the VLAN of the switch's ports, at what is between them, and whether the agent runs there";
         match (silent, answering) {
             (0, 0) => ProbeResult::new(true, IN_PLACE, "in place"),
             (0, _) => ProbeResult::new(true, ANSWERS, format!("node {others} answers by {}", self.subject.device)),
