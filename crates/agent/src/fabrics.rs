@@ -10,7 +10,7 @@ use multihome_plan::node::Fabric;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::{Agent, Error};
+use crate::{Agent, Error, probes};
 
 /// Changes of links come in bursts; what a burst ends with is reported.
 const BURST: Duration = Duration::from_millis(200);
@@ -34,6 +34,7 @@ async fn watch(agent: &Agent) -> Result<(), Error> {
         if let Err(e) = report(agent).await {
             tracing::warn!("fabrics not reported: {e}");
         }
+        probes::links_changed(agent).await;
         let mut concerns = false;
         while !concerns {
             let mut ready = events.readable_mut().await.map_err(Error::Events)?;

@@ -16,6 +16,7 @@ mod networks;
 mod node;
 mod observe;
 mod plumbing;
+mod probes;
 mod running;
 mod seed;
 mod spec;
@@ -120,6 +121,9 @@ struct Agent {
     dhcp6: Arc<Server6>,
     metadata: Service,
     guard: Arc<Guard>,
+    probes: multihome_probe::Service,
+    /// What this node says of networks.
+    reports: tokio::sync::Mutex<networks::Reports>,
     /// How VMs are accelerated, once it was tried.
     acceleration: tokio::sync::watch::Sender<Option<Acceleration>>,
     /// Running VMs by the uid of their instance.
@@ -172,6 +176,8 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
         dhcp6: Arc::new(Server6::new()),
         metadata: Service::new(),
         guard,
+        probes: multihome_probe::Service::default(),
+        reports: tokio::sync::Mutex::default(),
         running: Mutex::default(),
         acceleration: tokio::sync::watch::channel(acceleration::remembered(&config)).0,
         world,
@@ -221,6 +227,7 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
         leases::follow(&agent),
         leases6::follow(&agent),
         guarded::follow(&agent),
+        probes::follow(&agent),
         warnings::follow(&agent)
     );
     Ok(())
@@ -242,6 +249,8 @@ struct Gist {
     generation: Option<i64>,
     mtu: Option<u32>,
     vni: Option<u32>,
+    /// Whether a gateway was learnt, where something was.
+    gateway: Option<bool>,
 }
 
 impl Networks {
@@ -256,6 +265,7 @@ impl Networks {
             generation: network.metadata.generation,
             mtu: status.and_then(|s| s.mtu),
             vni: status.and_then(|s| s.vni),
+            gateway: status.and_then(|s| Some(s.route.as_ref()?.ipv4.as_ref()?.gateway.is_some())),
         };
         let same = self.0.get(key) == Some(&now);
         self.0.insert(key.clone(), now);

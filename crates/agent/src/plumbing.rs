@@ -20,7 +20,7 @@ use multihome_plan::node::{
     tap_name,
 };
 
-use crate::{Agent, Config, Error, dhcp, fabrics, guarded, networks, settle, spec};
+use crate::{Agent, Config, Error, dhcp, fabrics, guarded, networks, probes, settle, spec};
 
 /// How long what was observed is trusted.
 const TRUST: Duration = Duration::from_secs(50);
@@ -360,6 +360,7 @@ pub(crate) async fn reconcile(agent: &Agent) -> Next {
         agent.plumbing.learn_indexes().await?;
         dhcp::sync_gateways(agent)?;
         guarded::sync_ears(agent, &input).await?;
+        probes::sync(agent, &input).await?;
         networks::report(agent, &input, &failures).await?;
         fabrics::report(agent).await?;
         // What the kernel will refuse again is looked at with the next regular round.

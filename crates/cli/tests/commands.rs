@@ -459,3 +459,30 @@ async fn another_node_cannot_be_examined_from_here() {
     assert!(said.contains("network managed by"), "{said}");
     assert!(said.contains("this node's kernel: Vlan: create vlan device probe-vl: Operation not supported"), "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_are_summed_up_in_one_word_and_those_that_are_gone_are_forgotten() {
+    use k8s_openapi::api::core::v1::Node;
+    use multihome_model::{Connectivity, Network, ProbeResult};
+    let s = Server::start().await;
+    s.apply(NETWORKS).await;
+    let nodes: kube::Api<Node> = kube::Api::all(s.ctx.client.clone());
+    let networks: kube::Api<Network> = kube::Api::default_namespaced(s.ctx.client.clone());
+    for (name, ok, reason) in [("near", true, "InPlace"), ("far", false, "NoCarrier")] {
+        let node: Node = serde_json::from_value(serde_json::json!({"metadata": {"name": name}})).unwrap();
+        nodes.create(&Default::default(), &node).await.unwrap();
+        let layer2 = Some(ProbeResult::new(ok, reason, "eth1 has no carrier"));
+        let seen = Connectivity { layer2, ..Connectivity::default() };
+        let put = |o: &mut Network| {
+            drop(o.status.get_or_insert_default().connectivity.insert(name.to_owned(), seen.clone()));
+        };
+        multihome_control::status::update(&networks, "mgmt", None, put).await.unwrap();
+    }
+    s.until("multihome get net mgmt", "NoCarrier").await;
+    s.until("multihome get net mgmt -o wide", "on node far: eth1 has no carrier").await;
+    nodes.delete("far", &Default::default()).await.unwrap();
+    s.until("multihome get net mgmt -o wide", "nothing wrong on node near").await;
+    s.until("multihome get net mgmt", "Connected").await;
+    let left = networks.get("mgmt").await.unwrap().status.unwrap().connectivity;
+    assert_eq!(left.keys().collect::<Vec<_>>(), ["near"]);
+}

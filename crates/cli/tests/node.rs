@@ -396,8 +396,9 @@ fn an_uplink_that_cannot_be_is_told_on_the_network() {
     let layer2 = |node: &Node| node.get("net", "a").pointer("/status/connectivity/node1/layer2").cloned();
     let told =
         eventually("the network says what its node has against it", 30, || layer2(&node).filter(|l| l["ok"] == false));
-    let reason = told["reason"].as_str().unwrap_or_default().to_owned();
+    let reason = told["message"].as_str().unwrap_or_default().to_owned();
     assert!(reason.contains("cannot set up uplink") && reason.contains("nosuch0"), "{reason}");
+    assert_eq!(told["reason"], "Layer2Failed");
     let message = eventually("the network is not ready", 10, || {
         let v = node.get("net", "a");
         let list = v.pointer("/status/conditions")?.as_array()?.clone();

@@ -14,8 +14,8 @@ use multihome_model::{
 use multihome_plan::mtu;
 use multihome_plan::route::{RoutePlan, VmNic, plan};
 
-use crate::Key;
 use crate::world::Tables;
+use crate::{Key, connectivity};
 
 /// One NIC of a VM, with its network.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ pub struct VmNicView {
     pub network_key: Key,
     /// Its network.
     pub network: Arc<Network>,
-    /// Its network's spec, checked.
+    /// Its network's spec, checked, with what the nodes learnt of it.
     pub spec: CheckedNetwork,
     /// Its network's effective MTU.
     pub mtu: Mtu,
@@ -49,7 +49,8 @@ pub fn nics(tables: &Tables, vm: &Key) -> Vec<VmNicView> {
 /// A NIC with its network; `None` if the network is missing or wrong.
 pub fn view(tables: &Tables, nic: Arc<NetworkInterface>) -> Option<VmNicView> {
     let (network_key, network) = tables.network_of(&nic)?;
-    let spec = check_network(&network.name_any(), &network.spec).ok()?;
+    let mut spec = check_network(&network.name_any(), &network.spec).ok()?;
+    connectivity::heed(&mut spec, network.status.as_ref());
     let mtu = effective_mtu(tables, &spec);
     let mac = nic_mac(&nic);
     Some(VmNicView { nic, network_key, network, spec, mtu, mac })

@@ -4,6 +4,7 @@
 //! identified by the port that its frame came in on and its MAC, never by a client id that a cloned guest shares with
 //! its template. [`v4::engine`] and everything below it is pure; only [`server`] opens sockets.
 
+pub mod client;
 pub mod frame;
 pub mod frame6;
 pub mod guard;

@@ -49,7 +49,7 @@ static RECORDS: LazyLock<Option<Records>> = LazyLock::new(|| {
 });
 
 /// Several messages, each after its length in two octets.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let (len, rest) = bytes.split_first_chunk::<2>()?;
         let (message, rest) = rest.split_at(usize::from(u16::from_be_bytes(*len)).min(rest.len()));

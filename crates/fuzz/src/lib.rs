@@ -6,6 +6,7 @@
 
 mod engines;
 mod guard;
+mod probe;
 
 /// One thing that takes bytes from outside.
 #[derive(Debug, Clone, Copy)]
@@ -19,11 +20,12 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     Target { name: "guard4", run: guard::dhcp4 },
     Target { name: "guard6", run: guard::dhcp6 },
     Target { name: "advertisement", run: guard::advertisement },
     Target { name: "engine4", run: engines::dhcp4 },
     Target { name: "engine6", run: engines::dhcp6 },
     Target { name: "frames", run: engines::frames },
+    Target { name: "probe", run: probe::frames },
 ];

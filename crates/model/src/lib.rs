@@ -11,6 +11,7 @@ pub mod checked;
 mod claim;
 mod cluster_network;
 pub mod condition;
+pub mod connectivity;
 mod crd;
 mod floating;
 pub mod kubevirt;
@@ -30,12 +31,13 @@ pub use cluster_network::{
     Uplink,
 };
 pub use condition::Condition;
+pub use connectivity::{Connectivity, FamilyConnectivity, ProbeResult};
 pub use crd::{crds, served_types};
 pub use floating::{FloatingIP, FloatingIPSpec, FloatingIPStatus, PortForward, Protocol};
 pub use nad::{NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec};
 pub use network::{
-    Addressing, Connectivity, DhcpMode, IpFamilySpec, Network, NetworkRoute, NetworkSpec, NetworkStatus, NetworkType,
-    ProbeResult, RouteMode, Symmetric, TrunkRange, VlanSpec,
+    Addressing, DhcpMode, FamilyRoute, IpFamilySpec, Network, NetworkRoute, NetworkSpec, NetworkStatus, NetworkType,
+    RouteMode, RouteStatus, Symmetric, TrunkRange, VlanSpec,
 };
 pub use nic::{
     Family, GuestView, LearntAddress, Lease6Status, LeaseStatus, LinkState, NetworkInterface, NetworkInterfaceSpec,

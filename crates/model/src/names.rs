@@ -54,6 +54,22 @@ pub fn derived_mac(uid: &str, attempt: u32) -> MacAddr {
     MacAddr([0x02, digest[0], digest[1], digest[2], digest[3], digest[4]])
 }
 
+/// The first two octets of every MAC that nodes probe from: locally administered and unicast. The data plane knows by them
+/// what no guest need hear.
+pub const PROBE_MAC: [u8; 2] = [0x0e, 0x6d];
+
+/// The MAC that a node probes a network from.
+pub fn probe_mac(node: &str, network_uid: &str) -> MacAddr {
+    let digest = Sha256::digest(format!("probe {node} {network_uid}").as_bytes());
+    MacAddr([PROBE_MAC[0], PROBE_MAC[1], digest[0], digest[1], digest[2], digest[3]])
+}
+
+/// Eight octets that stand for `key` on the wire.
+pub fn wire_hash(key: &str) -> u64 {
+    let digest = Sha256::digest(key.as_bytes());
+    u64::from_be_bytes([digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7]])
+}
+
 /// The name of the AddressClaim for an IP address in a network.
 pub fn ip_claim(network: &str, address: IpAddr) -> String {
     let text = match address {

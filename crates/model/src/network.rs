@@ -6,7 +6,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Condition, Family};
+use crate::{Condition, Connectivity, Family};
 
 /// One layer-2 network that the NICs of virtual machines attach to.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Default)]
@@ -24,8 +24,18 @@ use crate::{Condition, Family};
     doc = "One layer-2 network that the NICs of virtual machines attach to.",
     printcolumn(name = "Type", type_ = "string", json_path = ".spec.type", description = "What kind of network it is"),
     printcolumn(name = "VLAN", type_ = "integer", json_path = ".spec.vlan.id", description = "VLAN id, 1 to 4094"),
-    printcolumn(name = "CIDR", type_ = "string", json_path = ".spec.ipv4.cidr", description = "IPv4 subnet"),
-    printcolumn(name = "Gateway", type_ = "string", json_path = ".spec.ipv4.gateway", description = "IPv4 gateway"),
+    printcolumn(
+        name = "CIDR",
+        type_ = "string",
+        json_path = ".status.route.ipv4.cidr",
+        description = "IPv4 subnet in force, written down or learnt"
+    ),
+    printcolumn(
+        name = "Gateway",
+        type_ = "string",
+        json_path = ".status.route.ipv4.gateway",
+        description = "IPv4 gateway in force, written down or learnt"
+    ),
     printcolumn(name = "MTU", type_ = "integer", json_path = ".status.mtu", description = "Effective MTU in bytes"),
     printcolumn(name = "NICs", type_ = "integer", json_path = ".status.nics", description = "NICs that use it"),
     printcolumn(
@@ -33,6 +43,12 @@ use crate::{Condition, Family};
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].status",
         description = "Whether NICs can attach"
+    ),
+    printcolumn(
+        name = "Connectivity",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Connected\")].reason",
+        description = "What the nodes that carry it found by probing, the worst of it in one word"
     ),
     printcolumn(name = "VPC", type_ = "string", json_path = ".spec.vpc", description = "Routing domain", priority = 1),
     printcolumn(
@@ -54,6 +70,13 @@ use crate::{Condition, Family};
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
         description = "Why it is ready or not",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Findings",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Connected\")].message",
+        description = "What is wrong with its connectivity, and on which nodes",
         priority = 1
     ),
     printcolumn(
@@ -90,7 +113,7 @@ pub struct NetworkSpec {
     /// IPv6 subnet and what is served on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<IpFamilySpec>,
-    /// Where CIDR and gateway come from: Manual (this spec), Auto (learnt from the network's own DHCP server) or None.
+    /// Where CIDR and gateway come from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<RouteMode>,
     /// Whether traffic that leaves the routing domain is source-translated to the node's address.
@@ -265,14 +288,15 @@ pub enum Addressing {
     Slaac,
 }
 
-/// Where a network's CIDR and gateway come from.
+/// Where a network's CIDR and gateway come from. Default: Auto where the DHCP server is somebody else's and no CIDR is
+/// given, else Manual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RouteMode {
-    /// Learnt from the network's own DHCP server.
+    /// Learnt from the network's own DHCP server and router, on every node that carries it.
     Auto,
     /// Written in the spec.
     Manual,
-    /// Not known.
+    /// Not known, and nobody is asked.
     None,
 }
 
@@ -298,39 +322,49 @@ pub struct NetworkStatus {
     /// Name of the NetworkAttachmentDefinition that it publishes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_attachment_definition: Option<String>,
+    /// CIDR and gateway in force, and where they come from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<RouteStatus>,
     /// What each node that carries it sees, by node name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub connectivity: BTreeMap<String, Connectivity>,
-    /// Ready: NICs can attach.
+    /// Ready: NICs can attach. Connected: no node that carries it found anything wrong.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }
 
-/// What one node sees of a network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
+/// Where a network's CIDRs and gateways come from, and what they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Connectivity {
-    /// Whether the bridge and its uplink are in place.
+pub struct RouteStatus {
+    /// The mode in force.
+    pub mode: RouteMode,
+    /// IPv4.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub layer2: Option<ProbeResult>,
-    /// Whether a DHCP server answers.
+    pub ipv4: Option<FamilyRoute>,
+    /// IPv6.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dhcp: Option<ProbeResult>,
-    /// Whether the gateway answers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gateway: Option<ProbeResult>,
+    pub ipv6: Option<FamilyRoute>,
+    /// Where nodes learnt different things: who learnt what, in one sentence.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
 }
 
-/// The outcome of one probe.
+/// CIDR and gateway of one address family.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
 #[serde(rename_all = "camelCase")]
-pub struct ProbeResult {
-    /// Whether it succeeded.
-    pub ok: bool,
-    /// Why, in one sentence.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub reason: String,
-    /// When (RFC 3339).
+pub struct FamilyRoute {
+    /// The subnet, such as 10.10.0.0/24.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cidr: Option<String>,
+    /// The router; missing where none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
+    /// Who it was learnt from: the DHCP server, or the router that advertised the prefix. Missing where it is written
+    /// down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// Since when it is known so (RFC 3339). Missing where it is written down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
 }
@@ -347,6 +381,12 @@ impl NetworkSpec {
     /// Whether traffic that leaves the routing domain is source-translated.
     pub fn nat(&self) -> bool {
         self.nat_outgoing.unwrap_or(self.r#type == NetworkType::Management)
+    }
+    /// Where CIDR and gateway come from.
+    pub fn route_mode(&self) -> RouteMode {
+        let written = [&self.ipv4, &self.ipv6].into_iter().flatten().any(|f| f.cidr.is_some());
+        let foreign = self.dhcp_mode(Family::IPv4) == DhcpMode::Guard;
+        self.route.unwrap_or(if foreign && !written { RouteMode::Auto } else { RouteMode::Manual })
     }
     /// The settings of one address family.
     pub fn family(&self, family: Family) -> Option<&IpFamilySpec> {

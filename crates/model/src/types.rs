@@ -114,6 +114,11 @@ impl MacAddr {
                 "MAC {s:?} is a multicast address: use one whose first octet is even, such as 52:54:00:12:34:56"
             )));
         }
+        if mac.0.starts_with(&crate::names::PROBE_MAC) {
+            return Err(ParseError(format!(
+                "MAC {s:?} is one that nodes probe networks from (0e:6d:…): use one such as 52:54:00:12:34:56"
+            )));
+        }
         if mac.is_zero() {
             return Err(ParseError("MAC 00:00:00:00:00:00 is not an address: leave it out to have one chosen".into()));
         }
@@ -236,6 +241,7 @@ mod tests {
         assert!(Vni::new(0).is_err() && Vni::new(1 << 24).is_err());
         assert!(Mtu::new(575).is_err() && Mtu::new(576).is_ok());
         assert!(MacAddr::parse_nic("01:00:5e:00:00:01").unwrap_err().to_string().contains("multicast"));
+        assert!(MacAddr::parse_nic("0e:6d:00:00:00:01").unwrap_err().to_string().contains("probe networks from"));
         assert!("52:54:00:12:34".parse::<MacAddr>().is_err());
         assert!("52:54:00:12:34:56:78".parse::<MacAddr>().is_err());
         assert!(IfName::new("a-name-of-sixteen").is_err());

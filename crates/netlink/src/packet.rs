@@ -172,6 +172,37 @@ pub mod filter {
         ])
     }
 
+    /// What a prober with this MAC waits for: frames to the MAC and to the group of its link-local address, probes of other
+    /// nodes (EtherType 0x88b5), router advertisements, and what DHCPv4 servers send to all.
+    pub fn probes(mac: [u8; 6]) -> Vec<Insn> {
+        let [a, b, c, d, e, f] = mac.map(u32::from);
+        vec![
+            load_word(0),
+            if_equal(a << 24 | b << 16 | c << 8 | d, 0, 2),
+            load_half(4),
+            if_equal(e << 8 | f, 16, 17),
+            // 33:33:ff and the last three octets of the address, which are those of the MAC (RFC 4291 section 2.7.1).
+            if_equal(0x3333_ff00 | d, 0, 2),
+            load_half(4),
+            if_equal(e << 8 | f, 13, 14),
+            load_half(12),
+            if_equal(0x88b5, 11, 0),
+            if_equal(0x86dd, 0, 4),
+            load_byte(20),
+            if_equal(58, 0, 9),
+            load_byte(54),
+            if_equal(134, 6, 7),
+            if_equal(0x0800, 0, 6),
+            load_byte(23),
+            if_equal(17, 0, 4),
+            Insn { code: LDX_MSH, jt: 0, jf: 0, k: 14 },
+            Insn { code: LD_H_IND, jt: 0, jf: 0, k: 16 },
+            if_equal(68, 0, 1),
+            take(ALL),
+            take(0),
+        ]
+    }
+
     /// What guests send to the metadata service: ARP for 169.254.169.254 and IPv4 to it; IPv6 to, and ICMPv6 about, an
     /// address that ends like fe80::a9fe:a9fe or fd00:ec2::254, for the reader to judge.
     pub fn metadata() -> Vec<Insn> {

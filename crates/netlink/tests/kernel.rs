@@ -397,6 +397,48 @@ fn frame6(next: u8, body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn what_a_prober_waits_for_passes_its_filter() {
+    let Some(netns) = namespace("what_a_prober_waits_for_passes_its_filter") else { return };
+    const MAC: [u8; 6] = [0x0e, 0x6d, 1, 2, 3, 4];
+    let to = |mac: [u8; 6], mut f: Vec<u8>| {
+        f[..6].copy_from_slice(&mac);
+        f
+    };
+    let all = [0xff; 6];
+    let cases: Vec<(&str, Vec<u8>, bool)> = vec![
+        ("a probe to all", to(all, frame(0x88b5, 0, 0)), true),
+        ("another experiment", to(all, frame(0x88b6, 0, 0)), false),
+        ("ARP to all", to(all, frame(0x0806, 0, 0)), false),
+        ("ARP to the prober", to(MAC, frame(0x0806, 0, 0)), true),
+        ("ARP to one like it", to([0x0e, 0x6d, 1, 2, 3, 5], frame(0x0806, 0, 0)), false),
+        ("a DHCP answer to all", to(all, frame(0x0800, 17, 68)), true),
+        ("a DHCP request to all", to(all, frame(0x0800, 17, 67)), false),
+        ("TCP to all", to(all, frame(0x0800, 6, 68)), false),
+        ("an advertisement", to([0x33, 0x33, 0, 0, 0, 1], frame6(58, &[134, 0, 0, 0])), true),
+        ("a solicitation of routers", to([0x33, 0x33, 0, 0, 0, 2], frame6(58, &[133, 0, 0, 0])), false),
+        ("a question about the prober", to([0x33, 0x33, 0xff, 2, 3, 4], frame6(58, &[135, 0, 0, 0])), true),
+        ("a question about another", to([0x33, 0x33, 0xff, 2, 3, 5], frame6(58, &[135, 0, 0, 0])), false),
+        ("a DHCPv6 answer", to(MAC, frame6(17, &[2, 35, 2, 34, 0, 8, 0, 0])), true),
+    ];
+    netns
+        .run(|| {
+            let mut rtnl = Rtnl::open().unwrap();
+            Tap { name: "tap0", multi_queue: false, vnet_hdr: false }.create(None).unwrap();
+            rtnl.change_named("tap0", &LinkChange { up: Some(true), ..LinkChange::default() }).unwrap();
+            let mut wire =
+                std::fs::File::from(Tap { name: "tap0", multi_queue: false, vnet_hdr: false }.open().unwrap());
+            let ear = PacketSocket::open(rtnl.index("tap0").unwrap(), &filter::probes(MAC)).unwrap();
+            let mut batch = FrameBatch::new(4, 2048);
+            for (what, f, passes) in &cases {
+                wire.write_all(f).unwrap();
+                let heard = ear.receive(&mut batch).map_or(0, |n| n);
+                assert_eq!(heard, usize::from(*passes), "{what}");
+            }
+        })
+        .unwrap();
+}
+
+#[test]
 fn what_servers_and_routers_say_passes_its_filter() {
     let Some(netns) = namespace("what_servers_and_routers_say_passes_its_filter") else { return };
     let fragment = |next: u8, offset: u16, body: &[u8]| {

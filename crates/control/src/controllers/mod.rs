@@ -33,6 +33,8 @@ enum Work {
     Floating(Key),
     Vm(Key),
     Vmi(Key),
+    /// A node that is gone, by name.
+    NodeGone(String),
 }
 
 /// What every handler has at hand.
@@ -85,6 +87,7 @@ pub async fn run(client: Client, world: World) {
                 Work::Floating(k) => floating::reconcile(&ctx, k).await,
                 Work::Vm(k) => vm::reconcile_vm(&ctx, k).await,
                 Work::Vmi(k) => vm::reconcile_vmi(&ctx, k).await,
+                Work::NodeGone(name) => network::forget_node(&ctx, name).await,
             };
             outcome.unwrap_or_else(|e| {
                 tracing::warn!(?work, "will be tried again: {e}");
@@ -172,8 +175,11 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
             }
             queue.push(Work::Vmi(k));
         }
-        Change::Node(_) => {
+        Change::Node(name) => {
             let t = ctx.world.read();
+            if !t.nodes.contains_key(&Key::new("", name.clone())) {
+                queue.push(Work::NodeGone(name));
+            }
             let pending = t.vmis.iter().filter(|(_, v)| v.status.as_ref().is_none_or(|s| s.node_name.is_none()));
             pending.for_each(|(k, _)| queue.push(Work::Vmi(k.clone())));
         }

@@ -135,11 +135,15 @@ fn route(network: &Network, spec: &CheckedNetwork) -> Option<Value> {
         None => "auto",
     };
     let subnet = spec.ipv4.as_ref();
+    // What was learnt, where it is not written down.
+    let learnt = network.status.as_ref().and_then(|s| s.route.as_ref()?.ipv4.clone()).unwrap_or_default();
+    let cidr = subnet.map(|s| s.cidr.to_string()).or(learnt.cidr);
+    let gateway = if subnet.is_some() { subnet.and_then(|s| s.gateway).map(|g| g.to_string()) } else { learnt.gateway };
     Some(json!({
         "mode": mode,
-        "serverIPAddr": "",
-        "cidr": subnet.map(|s| s.cidr.to_string()).unwrap_or_default(),
-        "gateway": subnet.and_then(|s| s.gateway).map(|g| g.to_string()).unwrap_or_default(),
+        "serverIPAddr": learnt.server.unwrap_or_default(),
+        "cidr": cidr.unwrap_or_default(),
+        "gateway": gateway.unwrap_or_default(),
         "connectivity": connectivity(network.status.as_ref()),
         "outdated": false,
     }))
@@ -147,7 +151,7 @@ fn route(network: &Network, spec: &CheckedNetwork) -> Option<Value> {
 
 /// `true` where every node that looked reached the gateway, `false` where one did not, nothing where none looked.
 fn connectivity(status: Option<&NetworkStatus>) -> &'static str {
-    let probes = || status.into_iter().flat_map(|s| s.connectivity.values()).filter_map(|c| c.gateway.as_ref());
+    let probes = || status.into_iter().flat_map(|s| s.connectivity.values()).filter_map(|c| c.ipv4.as_ref()?.gateway.as_ref());
     match probes().next() {
         None => "",
         Some(_) if probes().all(|p| p.ok) => "true",
@@ -158,7 +162,7 @@ fn connectivity(status: Option<&NetworkStatus>) -> &'static str {
 #[cfg(test)]
 mod tests {
     use multihome_model::checked::check_network;
-    use multihome_model::{Connectivity, ProbeResult};
+    use multihome_model::{Connectivity, FamilyConnectivity, ProbeResult};
 
     use super::*;
 
@@ -226,7 +230,8 @@ mod tests {
         let seen = |results: &[Option<bool>]| {
             let node = |(i, ok): (usize, &Option<bool>)| {
                 let gateway = ok.map(|ok| ProbeResult { ok, ..Default::default() });
-                (format!("node{i}"), Connectivity { gateway, ..Default::default() })
+                let ipv4 = Some(FamilyConnectivity { gateway, ..Default::default() });
+                (format!("node{i}"), Connectivity { ipv4, ..Default::default() })
             };
             NetworkStatus { connectivity: results.iter().enumerate().map(node).collect(), ..Default::default() }
         };

@@ -6,13 +6,14 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt};
 use multihome_model::checked::{CheckedNetwork, check_network};
 use multihome_model::condition::{self, Condition};
+use multihome_model::connectivity::LAYER2_FAILED;
 use multihome_model::{Mtu, Network, NetworkAttachmentDefinition, NetworkType, Vni};
 use multihome_plan::address;
 
 use super::{Context, Outcome, nad};
 use crate::queue::Next;
 use crate::status;
-use crate::{Key, vm, vpc};
+use crate::{Key, connectivity, vm, vpc};
 
 pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
     let Some(known) = ctx.world.read().networks.get(key).cloned() else { return Ok(Next::Wait) };
@@ -24,12 +25,12 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
         Ok(spec) => spec,
         Err(v) => {
             let wrong = Condition::new(status::READY, false, "Invalid", v.to_string());
-            set_ready(&api, &known, wrong).await?;
+            set_ready(&api, &known, wrong, None).await?;
             return Ok(Next::Wait);
         }
     };
     if let Some(missing) = missing(ctx, key, &spec) {
-        set_ready(&api, &known, missing).await?;
+        set_ready(&api, &known, missing, Some(&spec)).await?;
         if spec.kind == NetworkType::Cni {
             return Ok(Next::Wait);
         }
@@ -55,7 +56,7 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
     let wide = |n: u128| u64::try_from(n).unwrap_or(u64::MAX);
     let ready = fault(&known).map_or_else(
         || Condition::new(status::READY, true, "Ready", "NICs can attach"),
-        |text| Condition::new(status::READY, false, "Layer2Failed", text),
+        |text| Condition::new(status::READY, false, LAYER2_FAILED, text),
     );
     let generation = known.meta().generation;
     status::update(&api, &key.name, Some(&known), |o| {
@@ -66,19 +67,46 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
         s.ipv4_used = wide(used);
         s.ipv4_free = free.map(wide);
         s.network_attachment_definition = Some(key.name.clone());
-        let ready = Condition { observed_generation: generation, ..ready.clone() };
-        condition::set(&mut s.conditions, ready, &status::now());
+        let (connected, route) = connectivity::sum_up(&spec, &s.connectivity);
+        s.route = Some(route);
+        for c in [ready.clone(), connected] {
+            condition::set(&mut s.conditions, Condition { observed_generation: generation, ..c }, &status::now());
+        }
     })
     .await?;
     drop(guard);
     publish(ctx, key, &known, &spec, mtu, vni, ready.is_true()).await
 }
 
+/// Forgets what a node that is gone said of networks: nobody is to ask it any more.
+pub(super) async fn forget_node(ctx: &Context, node: &str) -> Outcome {
+    let said = |n: &Network| n.status.as_ref().is_some_and(|s| s.connectivity.contains_key(node));
+    let (back, concerned) = {
+        let t = ctx.world.read();
+        let concerned: Vec<_> =
+            t.networks.iter().filter(|(_, n)| said(n)).map(|(k, n)| (k.clone(), n.clone())).collect();
+        (t.nodes.contains_key(&Key::new("", node)), concerned)
+    };
+    if back {
+        return Ok(Next::Wait);
+    }
+    for (key, known) in concerned {
+        let api: Api<Network> = Api::namespaced(ctx.client.clone(), &key.namespace);
+        status::update(&api, &key.name, Some(&known), |o| {
+            drop(o.status.get_or_insert_default().connectivity.remove(node));
+        })
+        .await?;
+    }
+    Ok(Next::Wait)
+}
+
 /// What the nodes that carry the network have against it, in one sentence.
 fn fault(network: &Network) -> Option<String> {
     let nodes = network.status.iter().flat_map(|s| &s.connectivity);
     let broken: Vec<String> = nodes
-        .filter_map(|(node, c)| c.layer2.as_ref().filter(|r| !r.ok).map(|r| format!("on node {node}: {}", r.reason)))
+        .filter_map(|(node, c)| {
+            c.layer2.as_ref().filter(|r| r.reason == LAYER2_FAILED).map(|r| format!("on node {node}: {}", r.message))
+        })
         .collect();
     (!broken.is_empty()).then(|| broken.join("; "))
 }
@@ -109,9 +137,15 @@ fn not_offered(spec: &CheckedNetwork) -> Option<String> {
     })
 }
 
-async fn set_ready(api: &Api<Network>, known: &Network, ready: Condition) -> Result<(), kube::Error> {
+async fn set_ready(
+    api: &Api<Network>,
+    known: &Network,
+    ready: Condition,
+    spec: Option<&CheckedNetwork>,
+) -> Result<(), kube::Error> {
     status::update(api, &known.name_any(), Some(known), |o| {
         let s = o.status.get_or_insert_default();
+        s.route = spec.map(|spec| connectivity::route(spec, &s.connectivity));
         condition::set(&mut s.conditions, ready.clone(), &status::now());
     })
     .await

@@ -45,9 +45,11 @@ pub enum Rogue {
 pub(super) const UNTAGGED: &str = "uplinks_untagged";
 /// The devices that are ports of fabrics' bridges.
 pub(super) const TAGGED: &str = "uplinks_tagged";
-/// The VLANs that stand for frames without a tag inside a fabric's bridge, by its uplink. The newest set, by which a table
-/// of this version is known.
+/// The VLANs that stand for frames without a tag inside a fabric's bridge, by its uplink.
 pub(super) const INNER_TAGS: &str = "inner_tags";
+/// What nodes probe networks with ([`multihome_model::names::PROBE_MAC`]; EtherType 0x88b5 of crate `probe`). The newest
+/// set, by which a table of this version is known.
+const PROBES: &str = "probes";
 
 /// `nic_targets` holds what `nic_ip6` does: the target address of neighbour discovery (RFC 4861,
 /// section 4.3 and 4.4: at offset 8 of the ICMPv6 message) has no name in this language yet, and a
@@ -61,6 +63,9 @@ pub(super) const INNER_TAGS: &str = "inner_tags";
 /// A frame with a VLAN tag (IEEE 802.1Q or 802.1ad) passes on fabrics' bridges alone, which sort by it. On a network's own
 /// bridge it comes neither from a NIC nor from the wire: a guest there is told of no VLAN, and the other rules would not see
 /// what is behind the tag. That goes for a tag that names no VLAN but a priority, too.
+///
+/// Probes between nodes (set `probes`) and answers to a node's probe MAC are for the packet sockets on uplinks: no guest
+/// hears or forges them.
 ///
 /// Nothing passes between the host itself and a bridge: the host has no business in a network, and
 /// would answer ARP there for its own addresses. Of a fabric's bridge there pass the VLAN devices on it, which are ports of
@@ -86,6 +91,7 @@ table bridge multihome {
     set uplinks_untagged { type ifname; }
     set uplinks_tagged { type ifname; }
     set inner_tags { typeof iifname . vlan id; }
+    set probes { type ether_type; elements = { 0x88b5 }; }
 
     chain refuse {
         iifname @nic_dropped drop
@@ -130,6 +136,7 @@ table bridge multihome {
         type filter hook prerouting priority -300; policy accept;
         ether type { 8021q, 8021ad } jump tagged
         iifname != "mht*" accept
+        ether type @probes drop
         ether type ip ip daddr 169.254.169.254 drop
         ether type arp arp daddr ip 169.254.169.254 drop
         ether type ip6 ip6 daddr @metadata drop
@@ -156,6 +163,8 @@ table bridge multihome {
         iifname "mhl*" oifname "mhx*" ether type arp drop
         iifname "mhl*" oifname "mhx*" ether type ip6 icmpv6 type { nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect } drop
         oifname != "mht*" accept
+        ether type @probes drop
+        ether daddr & ff:ff:00:00:00:00 == 0e:6d:00:00:00:00 drop
         ether type ip udp dport 68 goto speaks4
         ether type ip6 udp dport 546 goto speaks6
         ether type ip6 icmpv6 type nd-router-advert goto speaks6
@@ -230,7 +239,7 @@ impl Kernel {
         self.require(Capability::BridgeNftables, || "port security".into())?;
         if !self.nft.has_table(Family::Bridge, TABLE)? {
             load_in(&self.config.host, RULES)?;
-        } else if self.nft.elements(Family::Bridge, TABLE, INNER_TAGS).unless_missing()?.is_none() {
+        } else if self.nft.elements(Family::Bridge, TABLE, PROBES).unless_missing()?.is_none() {
             // Of an earlier version: replaced in one transaction. Its facts are put back by the next plan; until then
             // nothing leaves a tap.
             load_in(&self.config.host, &format!("delete table bridge {TABLE}\n{RULES}"))?;

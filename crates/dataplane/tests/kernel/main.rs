@@ -448,6 +448,32 @@ fn what_is_meant_for_the_metadata_service_goes_no_further() {
 }
 
 #[test]
+fn no_guest_hears_or_forges_what_nodes_probe_with() {
+    let Some(host) = host("no_guest_hears_or_forges_what_nodes_probe_with") else { return };
+    let mut engine = host.engine();
+    let mut desired = plan();
+    let tap = name(names::TAP, "nic1.10");
+    // Whoever may say anything else may not say this.
+    desired.ports.get_mut(&tap).unwrap().security = Security::Promiscuous;
+    reach(&mut engine, &desired);
+    let (mut a, b) = (guest(&host, &engine, 1, 10), guest(&host, &engine, 1, 11));
+    let prober = names::probe_mac("node", "uid").0;
+    let answer = arp(2, a.mac, a.ip, prober, std::net::Ipv4Addr::UNSPECIFIED);
+    let hidden = [ethernet(BROADCAST, a.mac, 0x88b5, &[0; 46]), ethernet(prober, a.mac, 0x0806, &answer)];
+    let near = ethernet(BROADCAST, a.mac, 0x88b6, &[0; 46]);
+    b.forget();
+    for f in hidden.iter().chain([&near]) {
+        a.send(f);
+    }
+    assert!(b.sees(PATIENCE, |f| same(f, &near)).is_some(), "another EtherType passes, sent last");
+    b.forget();
+    for f in &hidden {
+        a.send(f);
+    }
+    assert_eq!(b.sees(SILENCE, |f| hidden.iter().any(|h| same(f, h))), None);
+}
+
+#[test]
 fn a_kill_at_any_step_leaks_nothing_and_ends_where_it_should() {
     let test = "a_kill_at_any_step_leaks_nothing_and_ends_where_it_should";
     let Some(host) = host(test) else { return };

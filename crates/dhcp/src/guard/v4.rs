@@ -142,15 +142,15 @@ pub fn refusal(answer: &Answer) -> Vec<u8> {
     out
 }
 
-type Options = Vec<(u8, Vec<u8>)>;
+pub(crate) type Options = Vec<(u8, Vec<u8>)>;
 
-fn get(options: &Options, code: u8) -> Option<&[u8]> {
+pub(crate) fn get(options: &Options, code: u8) -> Option<&[u8]> {
     options.iter().find(|(c, _)| *c == code).map(|(_, b)| b.as_slice())
 }
 
 /// All options by code, in the order of their first appearance; those in several parts joined (RFC 3396 section 5:
 /// first the options field, then `file`, then `sname`). Second: what option 52 said.
-fn collect(payload: &[u8]) -> Result<(Options, u8), Dropped> {
+pub(crate) fn collect(payload: &[u8]) -> Result<(Options, u8), Dropped> {
     let mut options = Options::new();
     read(&payload[FIXED..], &mut options)?;
     let overload = match options.iter().position(|(c, _)| *c == option::OVERLOAD) {
@@ -192,15 +192,15 @@ fn read(mut bytes: &[u8], options: &mut Options) -> Result<(), Dropped> {
     Ok(())
 }
 
-fn routers(options: &Options) -> impl Iterator<Item = Ipv4Addr> + '_ {
+pub(crate) fn routers(options: &Options) -> impl Iterator<Item = Ipv4Addr> + '_ {
     let body = get(options, option::ROUTER).unwrap_or_default();
     body.chunks_exact(4).map(|a| Ipv4Addr::new(a[0], a[1], a[2], a[3]))
 }
 
 /// A route of option 121: prefix length, and the whole entry as it is encoded.
-type Entry = (u8, Vec<u8>);
+pub(crate) type Entry = (u8, Vec<u8>);
 
-fn entries(mut body: &[u8]) -> Result<Vec<Entry>, Dropped> {
+pub(crate) fn entries(mut body: &[u8]) -> Result<Vec<Entry>, Dropped> {
     let mut out = vec![];
     while let Some(&len) = body.first() {
         let size = 1 + usize::from(len.div_ceil(8)) + 4;
@@ -216,6 +216,11 @@ fn entries(mut body: &[u8]) -> Result<Vec<Entry>, Dropped> {
 /// Whether an entry stands for everything. Two halves of it do, too.
 fn is_default((len, _): &Entry) -> bool {
     *len <= 1
+}
+
+/// The next hop of the default route, where the list has one.
+pub(crate) fn default_hop(list: &[Entry]) -> Option<Ipv4Addr> {
+    list.iter().find(|e| e.0 == 0).map(next_hop)
 }
 
 fn next_hop((_, entry): &Entry) -> Ipv4Addr {
@@ -238,7 +243,7 @@ fn routes(options: &mut Options, role: &Role, own: Ipv4Addr) -> Result<Option<Ip
         let Some(body) = get(options, code) else { continue };
         lists.push((code, entries(body)?));
     }
-    let default = |list: &[Entry]| list.iter().find(|e| e.0 == 0).map(next_hop).filter(usable);
+    let default = |list: &[Entry]| default_hop(list).filter(usable);
     // Wherever it says so: a client takes one of the three and never looks at the others.
     let offered = listed.first().copied().or_else(|| lists.iter().find_map(|(_, list)| default(list)));
     for (code, mut list) in lists {

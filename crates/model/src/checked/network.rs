@@ -40,6 +40,8 @@ pub struct CheckedNetwork {
     pub lease_seconds: [u32; 2],
     /// Whether a gateway that nobody wrote down may be offered by whoever serves there, for IPv4 and IPv6.
     pub may_offer_gateway: [bool; 2],
+    /// Where CIDR and gateway come from.
+    pub route: RouteMode,
 }
 
 impl CheckedNetwork {
@@ -138,6 +140,7 @@ pub fn check_network(name: &str, spec: &NetworkSpec) -> Result<CheckedNetwork, V
     } else if symmetric && [&ipv4, &ipv6].into_iter().flatten().all(|s| s.gateway.is_none()) {
         v.add("spec.symmetric", "Gateway needs a gateway: set the gateway of ipv4 or ipv6, or leave symmetric out");
     }
+    check_route(spec, &mut v);
     let dhcp = [Family::IPv4, Family::IPv6].map(|f| spec.dhcp_mode(f));
     let may = |i: usize, said: bool| dhcp[i] == DhcpMode::Guard && said && spec.route != Some(RouteMode::None);
     v.into_result(CheckedNetwork {
@@ -158,7 +161,41 @@ pub fn check_network(name: &str, spec: &NetworkSpec) -> Result<CheckedNetwork, V
         lease_seconds: [Family::IPv4, Family::IPv6]
             .map(|f| spec.family(f).and_then(|s| s.lease_seconds).unwrap_or(Subnet::DEFAULT_LEASE)),
         may_offer_gateway: [may(0, true), may(1, spec.ipv6.is_some())],
+        route: spec.route_mode(),
     })
+}
+
+/// What is learnt is not written down, and the other way round.
+fn check_route(spec: &NetworkSpec, v: &mut Violations) {
+    let families = [("spec.ipv4", &spec.ipv4), ("spec.ipv6", &spec.ipv6)];
+    match spec.route {
+        Some(RouteMode::Auto) if spec.owns_gateway() => {
+            v.add(
+                "spec.route",
+                "Auto learns from a DHCP server of yours, and here Multihome serves: use Manual, or leave route out",
+            );
+        }
+        Some(RouteMode::Auto) if [Family::IPv4, Family::IPv6].iter().all(|f| spec.dhcp_mode(*f) != DhcpMode::Guard) => {
+            v.add(
+                "spec.route",
+                "Auto learns from a DHCP server of yours, and this network says that there is none: use dhcp: Guard, or route: Manual",
+            );
+        }
+        Some(RouteMode::Auto) => {
+            for (at, family) in families {
+                if let Some(cidr) = family.as_ref().and_then(|f| f.cidr.as_ref()) {
+                    v.add(
+                        format!("{at}.cidr"),
+                        format!("with route: Auto the subnet is learnt, and {cidr} is written down: leave it out, or use route: Manual"),
+                    );
+                }
+            }
+        }
+        Some(RouteMode::Manual) if families.iter().all(|(_, f)| f.as_ref().is_none_or(|f| f.cidr.is_none())) => {
+            v.add("spec.route", "Manual takes the subnet from the spec, and none is there: set ipv4.cidr, or use Auto");
+        }
+        _ => {}
+    }
 }
 
 /// The VLAN id, and the VLANs of a trunk.
@@ -287,6 +324,23 @@ mod tests {
         assert!(check_network("n", &n).unwrap().symmetric);
         n.ipv4.as_mut().unwrap().gateway = None;
         assert!(refusal(&n).contains("spec.symmetric: Gateway needs a gateway: set"), "{}", refusal(&n));
+    }
+
+    #[test]
+    fn what_is_learnt_is_not_written_down() {
+        let auto = |spec: NetworkSpec| NetworkSpec { route: Some(RouteMode::Auto), ..spec };
+        assert!(refusal(&auto(management("10.0.0.0/24", "10.0.0.1"))).contains("here Multihome serves"));
+        let lan = NetworkSpec { r#type: NetworkType::Untagged, ..Default::default() };
+        assert_eq!(check_network("n", &lan).unwrap().route, RouteMode::Auto);
+        assert!(check_network("n", &auto(lan.clone())).is_ok());
+        let written = NetworkSpec { r#type: NetworkType::Untagged, ..management("10.0.0.0/24", "10.0.0.1") };
+        assert_eq!(check_network("n", &written).unwrap().route, RouteMode::Manual);
+        let text = refusal(&auto(written));
+        assert!(text.contains("10.0.0.0/24 is written down") && text.contains("spec.ipv4.cidr: "), "{text}");
+        assert!(refusal(&NetworkSpec { route: Some(RouteMode::Manual), ..lan.clone() }).contains("set ipv4.cidr"));
+        let silent = IpFamilySpec { dhcp: Some(DhcpMode::None), ..Default::default() };
+        let silent = NetworkSpec { ipv4: Some(silent.clone()), ipv6: Some(silent), ..lan };
+        assert!(refusal(&auto(silent)).contains("says that there is none"));
     }
 
     #[test]

@@ -1,0 +1,343 @@
+//! The prober of one network on one node.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use multihome_model::MacAddr;
+
+use crate::dhcp::Servers;
+use crate::frames::{self, BROADCAST, Heard};
+use crate::peer::{Peer, Shot};
+use crate::routers::Routers;
+use crate::watch::{LISTEN, OFTEN, Pace, SELDOM, Time, Watch};
+use crate::wire::{Kind, Probe, SMALLEST};
+
+mod verdict;
+
+/// How many other nodes each node asks. They are its neighbours on a ring, so that each is asked by as many, and what
+/// is sent does not grow with the square of the nodes.
+const ASKED: usize = 3;
+/// Answers to other nodes per second. A search for the largest frame takes 15 at a time.
+const ANSWERS: u32 = 64;
+/// How long changes are let settle before anything is asked.
+const DEBOUNCE: Duration = Duration::from_secs(1);
+/// How many of its own questions back an answer may be.
+const RECENT: u32 = 256;
+
+/// What is wanted of somebody else's DHCP servers and routers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Want {
+    /// They are not asked.
+    #[default]
+    Nothing,
+    /// They are asked, and their silence is no fault.
+    Listen,
+    /// They are asked, and their silence is a fault.
+    Expect,
+}
+
+impl Want {
+    fn pace(self) -> Pace {
+        if self == Self::Expect { SELDOM } else { LISTEN }
+    }
+}
+
+/// What is probed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// The device that frames leave and come in by.
+    pub device: String,
+    /// The network ([`multihome_model::names::wire_hash`] of its uid).
+    pub network: u64,
+    /// This node (the same of its name).
+    pub node: u64,
+    /// The MAC that it is probed from.
+    pub mac: MacAddr,
+    /// The network's MTU in bytes.
+    pub mtu: u16,
+    /// Other nodes that carry it: their names.
+    pub peers: BTreeMap<u64, String>,
+    /// What is wanted of its DHCPv4 servers.
+    pub ipv4: Want,
+    /// What is wanted of its IPv6 routers and DHCPv6 servers.
+    pub ipv6: Want,
+    /// The IPv4 gateway that is written down; without one, the one that a DHCP server offers is asked.
+    pub gateway4: Option<Ipv4Addr>,
+    /// The IPv6 gateway that is written down; without one, the one that advertises itself is asked.
+    pub gateway6: Option<Ipv6Addr>,
+}
+
+/// A gateway that is watched.
+#[derive(Debug, Clone)]
+struct Gateway<A> {
+    address: A,
+    mac: Option<MacAddr>,
+    watch: Watch,
+}
+
+impl<A: PartialEq + Copy> Gateway<A> {
+    /// Keeps to the gateway that is wanted now.
+    fn follow(this: &mut Option<Self>, wanted: Option<A>, now: Time) {
+        if this.as_ref().map(|g| g.address) != wanted {
+            *this = wanted.map(|address| Self { address, mac: None, watch: Watch::new(OFTEN, now) });
+        }
+    }
+
+    /// Whether it is asked now: directly, where it is known where it is, and it did not leave the last question open.
+    fn due(&mut self, now: Time) -> Option<(A, Option<MacAddr>)> {
+        self.watch.due(now).then(|| (self.address, self.mac.filter(|_| self.watch.open() == 1)))
+    }
+
+    fn heard(&mut self, from: MacAddr, address: A, now: Time) {
+        if self.address == address {
+            self.mac = Some(from);
+            self.watch.heard(now);
+        }
+    }
+}
+
+/// Probes one network on one node. Time only goes forward.
+#[derive(Debug, Clone)]
+pub struct Prober {
+    subject: Subject,
+    carrier: bool,
+    peers: BTreeMap<u64, Peer>,
+    servers: Servers,
+    routers: Routers,
+    servers6: Watch,
+    /// The DHCPv6 server that answered last, and whether it has addresses.
+    server6: Option<(Ipv6Addr, bool)>,
+    gateway4: Option<Gateway<Ipv4Addr>>,
+    gateway6: Option<Gateway<Ipv6Addr>>,
+    sequence: u32,
+    /// Answers in this second.
+    answered: (u64, u32),
+}
+
+impl Prober {
+    /// A prober that begins soon: at a moment of the second after `now` that depends on network and node, so that many do
+    /// not begin at once.
+    pub fn new(subject: Subject, now: Time) -> Self {
+        let spread = Duration::from_millis((subject.network ^ subject.node) % 1000);
+        let first = now + DEBOUNCE + spread;
+        let mut this = Self {
+            carrier: true,
+            peers: BTreeMap::new(),
+            servers: Servers::new(subject.ipv4.pace(), first),
+            routers: Routers::new(subject.ipv6.pace(), first),
+            servers6: Watch::new(subject.ipv6.pace(), first),
+            server6: None,
+            gateway4: None,
+            gateway6: None,
+            sequence: 0,
+            answered: (0, 0),
+            subject,
+        };
+        this.follow(first);
+        this
+    }
+
+    /// What it probes.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// Probes something else from now on. What stays the same keeps what was found of it.
+    pub fn update(&mut self, subject: Subject, now: Time) {
+        if self.subject == subject {
+            return;
+        }
+        let at = now + DEBOUNCE;
+        let whole = subject.mtu.max(SMALLEST);
+        self.peers.values_mut().for_each(|p| p.set_whole(whole, at));
+        if (self.subject.ipv4, self.subject.ipv6) != (subject.ipv4, subject.ipv6) {
+            let (four, six) = (subject.ipv4.pace(), subject.ipv6.pace());
+            (self.servers, self.routers) = (Servers::new(four, at), Routers::new(six, at));
+            (self.servers6, self.server6) = (Watch::new(six, at), None);
+        }
+        self.subject = subject;
+        self.follow(at);
+    }
+
+    /// The cable was put in, or pulled out. Returns whether that is news.
+    pub fn set_carrier(&mut self, carrier: bool, now: Time) -> bool {
+        let news = self.carrier != carrier;
+        if news && carrier {
+            let at = now + DEBOUNCE;
+            self.peers.values_mut().for_each(|p| p.hurry(at));
+            let gateways = [self.gateway4.as_mut().map(|g| &mut g.watch), self.gateway6.as_mut().map(|g| &mut g.watch)];
+            let watches = gateways.into_iter().flatten();
+            watches
+                .chain([&mut self.servers.watch, &mut self.routers.watch, &mut self.servers6])
+                .for_each(|w| w.hurry(at));
+        }
+        self.carrier = carrier;
+        news
+    }
+
+    /// Keeps peers and gateways to what is wanted now; new ones are asked from `at` on.
+    fn follow(&mut self, at: Time) {
+        let all = &self.subject.peers;
+        let after = all.range(self.subject.node..).chain(all.range(..self.subject.node));
+        let asked: BTreeMap<u64, &String> = after.take(ASKED).map(|(id, name)| (*id, name)).collect();
+        self.peers.retain(|id, p| asked.get(id) == Some(&&p.name));
+        let whole = self.subject.mtu.max(SMALLEST);
+        for (id, name) in asked {
+            self.peers.entry(id).or_insert_with(|| Peer::new(name.clone(), whole, at));
+        }
+        let learnt = self.servers.offer().and_then(|o| o.routers.first().copied());
+        Gateway::follow(&mut self.gateway4, self.subject.gateway4.or(learnt), at);
+        Gateway::follow(&mut self.gateway6, self.subject.gateway6.or(self.routers.default()), at);
+    }
+
+    /// When [`Prober::poll`] has something to do next; `None` while the cable is out.
+    pub fn next(&self) -> Option<Time> {
+        let gateways = [self.gateway4.as_ref().map(|g| g.watch.next()), self.gateway6.as_ref().map(|g| g.watch.next())];
+        let wanted = |want: Want, t: Time| (want != Want::Nothing).then_some(t);
+        let servers = [
+            wanted(self.subject.ipv4, self.servers.watch.next()),
+            wanted(self.subject.ipv6, self.routers.watch.next()),
+            wanted(self.subject.ipv6, self.servers6.next()),
+        ];
+        let all = gateways.into_iter().chain(servers).flatten().chain(self.peers.values().map(Peer::next));
+        all.min().filter(|_| self.carrier)
+    }
+
+    /// What is to be sent now.
+    pub fn poll(&mut self, now: Time) -> Vec<Vec<u8>> {
+        let mut out = vec![];
+        if !self.carrier {
+            return out;
+        }
+        let mac = self.subject.mac;
+        self.routers.expire(now);
+        self.follow(now);
+        self.poll_peers(now, &mut out);
+        if self.subject.ipv4 != Want::Nothing && self.servers.watch.due(now) {
+            out.extend(frames::dhcp4(mac, self.transaction()));
+        }
+        if self.subject.ipv6 != Want::Nothing {
+            if self.routers.watch.due(now) {
+                out.extend(frames::router_solicitation(mac));
+            }
+            if self.servers6.due(now) {
+                let [_, a, b, c] = self.transaction().to_be_bytes();
+                out.extend(frames::dhcp6(mac, [a, b, c]));
+            }
+        }
+        if let Some((address, to)) = self.gateway4.as_mut().and_then(|g| g.due(now)) {
+            out.push(frames::arp(mac, to, address));
+        }
+        if let Some((address, to)) = self.gateway6.as_mut().and_then(|g| g.due(now)) {
+            out.extend(frames::solicitation(mac, to, address));
+        }
+        out
+    }
+
+    fn poll_peers(&mut self, now: Time, out: &mut Vec<Vec<u8>>) {
+        let mut shots: Vec<Shot> = vec![];
+        for (id, peer) in &mut self.peers {
+            peer.due(now, &mut shots);
+            for shot in shots.drain(..) {
+                self.sequence = self.sequence.wrapping_add(1);
+                let probe = Probe {
+                    kind: Kind::Ask,
+                    network: self.subject.network,
+                    from: self.subject.node,
+                    to: *id,
+                    sequence: self.sequence,
+                    size: shot.size,
+                };
+                let to = peer.mac.filter(|_| !shot.to_all).unwrap_or(BROADCAST);
+                out.push(probe.encode(self.subject.mac, to));
+            }
+        }
+    }
+
+    /// One number for all questions of this prober: nothing follows from an answer but what it says.
+    fn transaction(&self) -> u32 {
+        self.subject.network as u32 ^ (self.subject.node >> 32) as u32
+    }
+
+    /// Takes a frame that came in by the uplink; what is to be answered at once. `checksum_pending` says that its sender
+    /// left the checksum to hardware.
+    pub fn frame(&mut self, frame: &[u8], checksum_pending: bool, now: Time) -> Option<Vec<u8>> {
+        let mac = self.subject.mac;
+        match frames::hear(frame, mac, checksum_pending)? {
+            Heard::Probe(from, p) => return self.probe(from, &p, now),
+            Heard::Asked(by) => return if self.may_answer(now) { frames::advertisement(mac, by) } else { None },
+            Heard::Arp(from, address) => {
+                if let Some(g) = &mut self.gateway4 {
+                    g.heard(from, address, now);
+                }
+            }
+            Heard::Neighbour(from, address) => {
+                if let Some(g) = &mut self.gateway6 {
+                    g.heard(from, address, now);
+                }
+            }
+            Heard::Offer(offer) if offer.transaction == self.transaction() && self.subject.ipv4 != Want::Nothing => {
+                self.servers.heard(offer, now);
+                self.follow(now);
+            }
+            Heard::Router(from, address, said) if self.subject.ipv6 != Want::Nothing => {
+                self.routers.heard(address, said, now);
+                self.follow(now);
+                // It is there, as it says itself.
+                if let Some(g) = &mut self.gateway6 {
+                    g.heard(from, address, now);
+                }
+            }
+            Heard::Server6(from, said)
+                if said.transaction == self.transaction().to_be_bytes()[1..] && self.subject.ipv6 != Want::Nothing =>
+            {
+                self.servers6.heard(now);
+                self.server6 = Some((from, said.gives));
+            }
+            Heard::Offer(_) | Heard::Router(..) | Heard::Server6(..) => {}
+        }
+        None
+    }
+
+    fn probe(&mut self, from: MacAddr, p: &Probe, now: Time) -> Option<Vec<u8>> {
+        if p.network != self.subject.network || p.to != self.subject.node || from.is_multicast() {
+            return None;
+        }
+        match p.kind {
+            Kind::Ask if self.may_answer(now) => {
+                let answer = Probe { kind: Kind::Answer, from: self.subject.node, to: p.from, ..*p };
+                Some(answer.encode(self.subject.mac, from))
+            }
+            Kind::Ask => None,
+            Kind::Answer => {
+                let recent = self.sequence.wrapping_sub(p.sequence) < RECENT;
+                if let Some(peer) = self.peers.get_mut(&p.from).filter(|_| recent) {
+                    peer.heard(from, p.size, now);
+                }
+                None
+            }
+        }
+    }
+
+    fn may_answer(&mut self, now: Time) -> bool {
+        let (second, count) = &mut self.answered;
+        if *second != now.as_secs() {
+            (*second, *count) = (now.as_secs(), 0);
+        }
+        *count += 1;
+        *count <= ANSWERS
+    }
+
+    /// The gateway that is watched, and whether it answers.
+    fn gateway(&self, ipv6: bool) -> Option<(IpAddr, Option<bool>)> {
+        if ipv6 {
+            self.gateway6.as_ref().map(|g| (g.address.into(), g.watch.answers()))
+        } else {
+            self.gateway4.as_ref().map(|g| (g.address.into(), g.watch.answers()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

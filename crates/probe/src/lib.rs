@@ -1,0 +1,23 @@
+//! Probes networks from inside: out of the uplink of a network on a node, and hearing what comes in by it.
+//!
+//! [`Prober`] is the engine of one network on one node: time and frames in, frames and a verdict out, without sockets or a
+//! clock. [`Service`] is the thin shell with the sockets around all of a node.
+//!
+//! A probe has no address in the network, and takes none: its MAC is its own ([`multihome_model::names::probe_mac`]), it
+//! asks by ARP from 0.0.0.0 (RFC 5227) and by neighbour discovery from the link-local address of that MAC, and a DHCP offer
+//! is read and never taken up.
+
+mod dhcp;
+mod engine;
+mod frames;
+mod peer;
+mod routers;
+mod service;
+mod watch;
+mod wire;
+
+pub use engine::{Prober, Subject, Want};
+pub use frames::{Heard, hear};
+pub use service::Service;
+pub use watch::Time;
+pub use wire::{ETHERTYPE, Kind, Probe, SMALLEST};
