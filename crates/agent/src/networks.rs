@@ -222,12 +222,18 @@ fn layer2(network: &NodeNetwork, input: &NodeInput, failures: &[StepError]) -> P
         return failed(mine.join("; "));
     }
     let device = fabric.and_then(|f| f.device.as_ref());
-    if let (NetworkType::Untagged, Some(device)) = (network.spec.kind, device)
-        && !build(input).uplinks.values().any(|u| u.bridge == bridge)
+    let plan = build(input);
+    let trunks = plan.fabrics.get(&fabric_name(name)).and_then(|f| f.uplink.as_ref());
+    if let (NetworkType::Untagged, Some(uplink)) = (network.spec.kind, trunks)
+        && !plan.uplinks.values().any(|u| u.bridge == bridge)
     {
-        return failed(format!(
-            "a trunk beside it takes all VLANs of {device}, and one is needed to stand for frames without a tag: leave one out of the trunk"
-        ));
+        let device = &uplink.device;
+        return failed(match uplink.untagged {
+            None => format!(
+                "a trunk beside it takes all VLANs of {device}, and one is needed to stand for frames without a tag: leave one out of the trunk"
+            ),
+            Some(_) => format!("another untagged network has {device} on this node: use one network for both"),
+        });
     }
     if rides && device.is_none() {
         let text = format!("in place, without an uplink: ClusterNetwork {name:?} has none on this node");

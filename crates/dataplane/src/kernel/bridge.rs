@@ -201,7 +201,10 @@ impl Kernel {
         let Some(link) = self.rtnl.link(name.as_str())? else {
             return Err(Error::Unsupported { what: what(), reason: format!("there is no device {name}") });
         };
-        if let Some(reason) = self.why_not_lent(&link)? {
+        let owner = self.owner(&link)?;
+        let others =
+            (link.master != bridge && is_ours(&owner, names::BRIDGE)).then(|| format!("it is a port of {owner}"));
+        if let Some(reason) = others.or(self.why_not_lent(&link)?) {
             return Err(Error::Unsupported { what: what(), reason });
         }
         self.hold_ipv6(name.as_str())?;
@@ -216,12 +219,18 @@ impl Kernel {
         Ok(self.rtnl.change_named(name.as_str(), &change)?)
     }
 
+    /// The name of what a device is a port or a part of; empty if of nothing.
+    fn owner(&mut self, link: &Link) -> Result<String> {
+        let master = if link.master == 0 { None } else { self.rtnl.link_at(link.master)? };
+        Ok(master.map(|l| l.name).unwrap_or_default())
+    }
+
     /// Why a device of the node's own cannot be a port of a bridge of ours, if so.
     pub(super) fn why_not_lent(&mut self, link: &Link) -> Result<Option<String>> {
         if link.master == 0 {
             return self.why_needed(link);
         }
-        let owner = self.rtnl.link_at(link.master)?.map(|l| l.name).unwrap_or_default();
+        let owner = self.owner(link)?;
         let ours = is_ours(&owner, names::BRIDGE) || is_ours(&owner, names::FABRIC);
         Ok((!ours).then(|| format!("it is a port of {owner}")))
     }
@@ -275,7 +284,7 @@ impl Kernel {
             return self.delete_device(name);
         }
         if let Some(link) = self.rtnl.link(name.as_str())? {
-            let bridge = self.rtnl.link_at(link.master)?.map(|l| l.name).unwrap_or_default();
+            let bridge = self.owner(&link)?;
             if is_ours(&bridge, names::BRIDGE) {
                 let change = LinkChange { master: Some(0), ..LinkChange::default() };
                 self.rtnl.change(link.index, &change).unless_missing()?;

@@ -33,11 +33,6 @@ fn tagged(set: &VlanSet) -> Vec<BridgeVlan> {
     set.ranges().map(|(first, last)| BridgeVlan::tagged(first.get(), last.get())).collect()
 }
 
-/// The VLANs of a fabric's uplink, as of any port.
-pub(super) fn uplink_vlans(uplink: &FabricUplink) -> PortVlans {
-    PortVlans { tagged: uplink.tagged.clone(), native: uplink.untagged }
-}
-
 impl Kernel {
     /// Why this node can carry no trunks by a device, or without one, if so: a sentence's end.
     ///
@@ -98,7 +93,6 @@ impl Kernel {
         }
         self.hold_ipv6(device)?;
         self.put_fact(TAGGED, &uplink.device, true)?;
-        self.put_fact(UNTAGGED, &uplink.device, false)?;
         let mtu = fabric.mtu.get();
         let change = LinkChange {
             mtu: (link.mtu < mtu).then_some(mtu),
@@ -108,7 +102,9 @@ impl Kernel {
             ..LinkChange::default()
         };
         self.rtnl.change(link.index, &change)?;
-        self.set_vlans(link.index, false, &uplink_vlans(uplink))
+        // It may come from a network's bridge, where tags were refused for as long as it was there.
+        self.put_fact(UNTAGGED, &uplink.device, false)?;
+        self.set_vlans(link.index, false, &PortVlans { tagged: uplink.tagged.clone(), native: uplink.untagged })
     }
 
     /// Makes a port, or a bridge itself, a member of exactly these VLANs.

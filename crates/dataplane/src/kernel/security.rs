@@ -127,9 +127,9 @@ table bridge multihome {
     }
     chain tagged {
         iifname @nic_trunks return
+        iifname @uplinks_untagged goto refuse
         iifname . vlan id @inner_tags drop
         iifname @uplinks_tagged return
-        iifname @uplinks_untagged goto refuse
         iifname "mh*" goto refuse
     }
     chain prerouting {

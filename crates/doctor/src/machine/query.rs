@@ -61,7 +61,8 @@ const OTHERS: [&str; 16] = [
     "netkit",
 ];
 /// Bridges that container engines and libvirt make, by the beginnings of their names.
-const FOREIGN_BRIDGES: [&str; 9] = ["docker", "br-", "virbr", "cni", "podman", "lxcbr", "lxdbr", "incusbr", "mhb"];
+const FOREIGN_BRIDGES: [&str; 10] =
+    ["docker", "br-", "virbr", "cni", "podman", "lxcbr", "lxdbr", "incusbr", "mhb", "mhf"];
 
 impl MachineObservation {
     /// The link of a name.
