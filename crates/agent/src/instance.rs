@@ -114,10 +114,29 @@ pub(crate) async fn reconcile(agent: &Arc<Agent>, key: &Key) -> Next {
         Some(vmi) if agent.is_mine(vmi.status.as_ref().and_then(|s| s.node_name.as_deref())) => {
             drive(agent, key, &vmi).await
         }
-        Some(vmi) if vmi.meta().deletion_timestamp.is_some() => drop_finalizer(agent, &vmi).await.map(|()| Next::Wait),
-        _ => release_strays(agent, key).await,
+        other => end_strays(agent, key, other.as_deref()).await,
     };
     settle(&format!("instance {key}"), result)
+}
+
+/// What runs here of an instance that is not this node's, or not the same any more: a node that was given up for lost comes back.
+async fn end_strays(agent: &Arc<Agent>, key: &Key, now: Option<&VirtualMachineInstance>) -> Result<Next, Error> {
+    let name = key.to_string();
+    let strays: Vec<_> = agent
+        .running()
+        .iter()
+        .filter(|(_, r)| r.vm.spec().name == name)
+        .map(|(id, r)| (id.clone(), r.clone()))
+        .collect();
+    for (id, stray) in strays {
+        let elsewhere = now.and_then(|v| v.status.as_ref()?.node_name.clone());
+        tracing::warn!(vm = %key, ?elsewhere, "ending a VM that is not this node's any more");
+        stray.vm.kill().await?;
+        agent.running().remove(&id);
+        multihome_vmm::remove(&agent.vmm.dir(&id)).await?;
+        agent.queue.push(Work::Node);
+    }
+    release_strays(agent, key).await
 }
 
 /// NICs that say they are on this node although no instance is: given back.
@@ -549,20 +568,7 @@ async fn release_nic(agent: &Agent, nic: &NetworkInterface, reason: &str, text: 
     let uid = nic.uid().unwrap_or_default();
     agent.forget_nic(&uid);
     let api: Api<NetworkInterface> = Api::namespaced(agent.client.clone(), &nic.namespace().unwrap_or_default());
-    status::update(&api, &nic.name_any(), Some(nic), |o| {
-        let s = o.status.get_or_insert_default();
-        s.node = None;
-        s.device = None;
-        s.guest_name = None;
-        s.guest = None;
-        s.lease = None;
-        s.lease6 = None;
-        s.addresses.clear();
-        status::clear_nic_condition(o, status::LEASED);
-        status::clear_nic_condition(o, status::DEFAULT_ROUTE);
-        status::set_nic_condition(o, Condition::new(status::ATTACHED, false, reason, text));
-    })
-    .await?;
+    status::update(&api, &nic.name_any(), Some(nic), |o| status::release_nic(o, reason, text)).await?;
     agent.events.normal(nic, reason, text).await;
     Ok(())
 }

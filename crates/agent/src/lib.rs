@@ -23,11 +23,12 @@ mod spec;
 mod teardown;
 mod warnings;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kube::Client;
+use kube::{Client, ResourceExt};
 use multihome_control::events::Events;
 use multihome_control::queue::{Next, Queue};
 use multihome_control::{Change, Key, World};
@@ -52,6 +53,8 @@ pub struct Config {
     pub qemu: PathBuf,
     /// Put before the names of routing domains' namespaces; empty but where several nodes share a machine.
     pub netns_prefix: String,
+    /// The address that tunnels to other nodes start from. Without one, overlays reach this node only.
+    pub tunnel_address: Option<IpAddr>,
 }
 
 impl Config {
@@ -99,6 +102,8 @@ const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(60);
 enum Work {
     /// The whole node plan.
     Node,
+    /// What other nodes carry of one network.
+    Remotes(Key),
     /// One instance: its NICs, its process.
     Instance(Key),
 }
@@ -185,6 +190,7 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
     let mut again = tokio::time::interval(LOOK_AGAIN);
     let mut networks = Networks::default();
     let mut fabrics = Fabrics::default();
+    let mut nodes = Nodes::default();
     let feed = async {
         loop {
             tokio::select! {
@@ -192,6 +198,8 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
                     Ok(Change::Network(key)) if !networks.differs(&agent, &key) => {}
                     // What nodes report of it concerns no plan.
                     Ok(Change::Fabric(name)) if !fabrics.differs(&agent, &name) => {}
+                    // Heartbeats do not, either.
+                    Ok(Change::Node(name)) if !nodes.differs(&agent, &name) => {}
                     Ok(change) => enqueue(&agent, change),
                     Err(RecvError::Lagged(_)) => everything(&agent),
                     Err(RecvError::Closed) => return,
@@ -206,6 +214,7 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
         async move {
             match work {
                 Work::Node => plumbing::reconcile(&agent).await,
+                Work::Remotes(key) => plumbing::reconcile_remotes(&agent, &key).await,
                 Work::Instance(key) => instance::reconcile(&agent, &key).await,
             }
         }
@@ -282,6 +291,26 @@ impl Fabrics {
     }
 }
 
+/// What plans depend on of each node: its labels, and where its tunnels end.
+#[derive(Default)]
+struct Nodes(HashMap<String, (BTreeMap<String, String>, Option<IpAddr>)>);
+
+impl Nodes {
+    /// Whether a node is other than when this was last asked.
+    fn differs(&mut self, agent: &Agent, name: &str) -> bool {
+        let now = agent.world.read().nodes.get(&Key::new("", name)).map(|n| {
+            let mut labels = n.labels().clone();
+            // Told once VMs were started, and no plan selects by it.
+            labels.remove(node::ACCELERATOR);
+            (labels, multihome_control::node::tunnel_address(n))
+        });
+        match now {
+            Some(now) => self.0.insert(name.to_owned(), now.clone()) != Some(now),
+            None => self.0.remove(name).is_some(),
+        }
+    }
+}
+
 /// Whom a change concerns on this node.
 fn enqueue(agent: &Agent, change: Change) {
     match change {
@@ -289,17 +318,24 @@ fn enqueue(agent: &Agent, change: Change) {
             // DHCP answers follow from networks, so that instances are concerned, too.
             everything(agent);
         }
-        Change::Nic { key, vms, .. } => {
+        Change::Nic { key, vms, networks } => {
             vms.into_iter().for_each(|vm| agent.queue.push(Work::Instance(vm)));
             let t = agent.world.read();
-            let here =
-                t.nics.get(&key).is_some_and(|n| agent.is_mine(n.status.as_ref().and_then(|s| s.node.as_deref())));
-            if !here {
+            let carrier = t.nics.get(&key).and_then(|n| n.status.as_ref()?.node.as_deref());
+            if carrier.is_none() {
                 agent.queue.push(Work::Node);
+            }
+            if !agent.is_mine(carrier) {
+                // In a routing domain it is a route as well.
+                let routed = |n: &Key| t.networks.get(n).is_some_and(|n| n.spec.vpc.is_some());
+                networks
+                    .into_iter()
+                    .for_each(|n| agent.queue.push(if routed(&n) { Work::Node } else { Work::Remotes(n) }));
             }
         }
         Change::Vmi(key) => agent.queue.push(Work::Instance(key)),
-        Change::Claim(_) | Change::Vm(_) | Change::Node(_) => {}
+        Change::Node(_) | Change::Floating(_) => agent.queue.push(Work::Node),
+        Change::Claim(_) | Change::Vm(_) => {}
     }
 }
 

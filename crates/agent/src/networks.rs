@@ -7,7 +7,7 @@ use multihome_control::{Key, status};
 use multihome_dataplane::StepError;
 use multihome_model::connectivity::{ANSWERS, IN_PLACE, LAYER2_FAILED, LAYER2_UNREACHABLE, NO_UPLINK, OK, OURS};
 use multihome_model::{
-    Connectivity, DhcpMode, Family, FamilyConnectivity, FamilyRoute, Network, NetworkType, ProbeResult,
+    Connectivity, DhcpMode, Family, FamilyConnectivity, FamilyRoute, IfName, Network, NetworkType, ProbeResult, names,
 };
 use multihome_plan::node::{NodeInput, NodeNetwork, Step, bridge_name, domain_name};
 
@@ -185,6 +185,11 @@ fn placed(network: &NodeNetwork, input: &NodeInput, failures: &[StepError]) -> C
     }
 }
 
+/// The device of an overlay's tunnel.
+fn tunnel(network: &NodeNetwork) -> Option<IfName> {
+    (network.spec.kind == NetworkType::Overlay).then(|| names::device(names::VXLAN, &network.uid))
+}
+
 fn layer2(network: &NodeNetwork, input: &NodeInput, failures: &[StepError]) -> ProbeResult {
     let bridge = bridge_name(&network.uid);
     let domain = domain_name(network);
@@ -197,7 +202,11 @@ fn layer2(network: &NodeNetwork, input: &NodeInput, failures: &[StepError]) -> P
             Step::PutBridge(name, _) => *name == bridge,
             Step::PutUplink(_, u) => u.bridge == bridge,
             Step::PutLeg(_, _, leg) => leg.bridge == bridge,
-            Step::CreateDomain(ns) | Step::PutEgress(ns, _) => network.spec.owns_gateway && *ns == domain,
+            Step::PutFloating(_, _, floating) => floating.bridge == bridge,
+            Step::PutFlood(name, _) | Step::PutRemote(name, ..) => tunnel(network).is_some_and(|u| u == *name),
+            Step::CreateDomain(ns) | Step::PutEgress(ns, _) | Step::PutRouter(ns, _) | Step::PutRoute(ns, ..) => {
+                network.spec.owns_gateway && *ns == domain
+            }
             _ => false,
         })
         .map(plumbing::sentence)

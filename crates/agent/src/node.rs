@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use multihome_control::node::{AGENT, TUNNEL_ADDRESS, is_ours_alone};
 use multihome_netlink::Capabilities;
 use multihome_vmm::{Acceleration, Accelerator};
 use serde_json::json;
@@ -14,7 +15,9 @@ use serde_json::json;
 use crate::Agent;
 
 /// How often the node says that it is alive.
-const HEARTBEAT: Duration = Duration::from_secs(60);
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// The label that says how VMs are accelerated.
+pub(crate) const ACCELERATOR: &str = "multihome.io/accelerator";
 
 /// Keeps the Node up to date for as long as it is polled.
 pub(crate) async fn report(agent: &Agent, kernel: &Capabilities) {
@@ -43,12 +46,19 @@ async fn register(
         [("kubernetes.io/hostname".to_owned(), name.clone()), ("kubernetes.io/os".to_owned(), "linux".to_owned())]
             .into();
     if let Some(a) = acceleration {
-        labels.insert("multihome.io/accelerator".into(), a.accelerator.name().into());
+        labels.insert(ACCELERATOR.into(), a.accelerator.name().into());
     }
+    let tunnel = agent.config.tunnel_address.map(|a| a.to_string());
     let old = api.get_opt(name).await?;
     if old.is_none() {
+        let annotations = tunnel.clone().map(|a| [(TUNNEL_ADDRESS.to_owned(), a)].into());
         let node = Node {
-            metadata: ObjectMeta { name: Some(name.clone()), labels: Some(labels.clone()), ..Default::default() },
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                labels: Some(labels.clone()),
+                annotations,
+                ..Default::default()
+            },
             spec: Some(NodeSpec::default()),
             status: None,
         };
@@ -58,18 +68,27 @@ async fn register(
             Err(e) => return Err(e),
         }
     } else {
-        let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
-        api.patch(name, &PatchParams::default(), &patch).await?;
+        let patch = json!({"metadata": {"labels": labels, "annotations": {TUNNEL_ADDRESS: tunnel}}});
+        api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
     }
+    // Where a kubelet speaks for the node, what it says stands beside what we say.
+    let alone = old.as_ref().is_none_or(is_ours_alone);
     let before = old.and_then(|n| n.status).and_then(|s| s.conditions).unwrap_or_default();
-    let status = NodeStatus {
-        conditions: Some(conditions(kernel, acceleration, &before)),
-        addresses: Some(vec![NodeAddress { type_: "Hostname".into(), address: name.clone() }]),
-        capacity: Some(capacity()),
-        node_info: Some(system_info()),
-        ..Default::default()
-    };
-    api.patch_status(name, &PatchParams::default(), &Patch::Merge(json!({"status": status}))).await?;
+    let mut status =
+        NodeStatus { conditions: Some(conditions(kernel, acceleration, &before, alone)), ..Default::default() };
+    if alone {
+        status.capacity = Some(capacity());
+        status.node_info = Some(system_info());
+    }
+    let mut patch = json!({"status": status});
+    if alone {
+        let internal = match tunnel {
+            Some(address) => json!({"type": "InternalIP", "address": address}),
+            None => json!({"type": "InternalIP", "$patch": "delete"}),
+        };
+        patch["status"]["addresses"] = json!([{"type": "Hostname", "address": name}, internal]);
+    }
+    api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await?;
     Ok(())
 }
 
@@ -77,6 +96,7 @@ fn conditions(
     kernel: &Capabilities,
     acceleration: Option<&Acceleration>,
     before: &[NodeCondition],
+    alone: bool,
 ) -> Vec<NodeCondition> {
     let now = Time(jiff::Timestamp::now());
     let make = |kind: &str, ok: bool, reason: &str, message: String| {
@@ -91,7 +111,8 @@ fn conditions(
             last_transition_time: same.and_then(|c| c.last_transition_time.clone()).or(Some(now.clone())),
         }
     };
-    let mut out = vec![make("Ready", true, "AgentRunning", "the agent runs and watches".into())];
+    let ready = || make("Ready", true, "AgentRunning", "the agent runs and watches".into());
+    let mut out: Vec<_> = alone.then(ready).into_iter().collect();
     out.push(match acceleration.map(|a| (a.accelerator, a.no_kvm.as_deref())) {
         Some((Accelerator::Kvm, _)) => make("KVM", true, "Works", "VMs run with hardware virtualisation".into()),
         Some((_, why)) => make(
@@ -141,7 +162,7 @@ fn system_info() -> NodeSystemInfo {
         machine_id: read("/etc/machine-id"),
         operating_system: "linux".into(),
         os_image: pretty,
-        kubelet_version: format!("multihome-{}", env!("CARGO_PKG_VERSION")),
+        kubelet_version: format!("{AGENT}{}", env!("CARGO_PKG_VERSION")),
         ..Default::default()
     }
 }

@@ -8,14 +8,16 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use multihome_control::Key;
 use multihome_control::queue::Next;
 use multihome_dataplane::kernel::{Config as KernelConfig, Kernel, Rogue};
 use multihome_dataplane::{Engine, StepError};
 use multihome_dhcp::guard::server::Doorkeeper;
-use multihome_model::IfName;
+use multihome_model::{IfName, PortSecurity};
 use multihome_netlink::{Capabilities, Link, Netns, Rtnl};
 use multihome_plan::node::{
-    NodeInput, NodeNetwork, NodeNic, NodeState, Security, Step, bridge_name, build, diff, simulate, tap_name,
+    NodeInput, NodeNetwork, NodeNic, NodeState, Remotes, Security, Step, bridge_name, build, diff, remotes, simulate,
+    tap_name,
 };
 
 use crate::{Agent, Config, Error, dhcp, fabrics, guarded, networks, probes, settle, spec};
@@ -146,7 +148,10 @@ impl Plumbing {
             let alone =
                 build(&NodeInput { nics: vec![nic.clone()], networks: vec![network.clone()], ..Default::default() });
             let bridge = bridge_name(&network.uid);
-            let stands = inner.observed.is_some() && inner.state.bridges.get(&bridge) == alone.bridges.get(&bridge);
+            // A NIC that may use any address changes what its network's tunnel does.
+            let strict = nic.security == PortSecurity::Strict;
+            let stands =
+                strict && inner.observed.is_some() && inner.state.bridges.get(&bridge) == alone.bridges.get(&bridge);
             if !stands {
                 drop(inner);
                 // What fails beside this NIC's own devices (an uplink that the kernel refuses, somebody else's NIC)
@@ -169,6 +174,25 @@ impl Plumbing {
             let wanted = NodeState { taps: alone.taps, ports: alone.ports, ..Default::default() };
             let steps = diff(&mine, &wanted);
             told(this.run(&mut inner, &steps)).map(|()| false)
+        })
+        .await?
+    }
+
+    /// Makes what a network's tunnel knows of other nodes true, where the tunnel is in place.
+    pub(crate) async fn apply_remotes(&self, uplink: IfName, remotes: Remotes) -> Result<(), Error> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut inner = lock(&this.inner);
+            let Some(there) = inner.state.uplinks.get(&uplink).cloned().filter(|_| inner.observed.is_some()) else {
+                return Ok(());
+            };
+            let with = |remotes: Option<Remotes>| NodeState {
+                uplinks: [(uplink.clone(), there.clone())].into(),
+                remotes: remotes.into_iter().map(|r| (uplink.clone(), r)).collect(),
+                ..Default::default()
+            };
+            let steps = diff(&with(inner.state.remotes.get(&uplink).cloned()), &with(Some(remotes)));
+            told(this.run(&mut inner, &steps))
         })
         .await?
     }
@@ -281,6 +305,26 @@ fn told(failures: Vec<StepError>) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::Dataplane(failures.iter().map(sentence).collect::<Vec<_>>().join("; ")))
+}
+
+/// Tells a network's tunnel which NICs other nodes carry: what a NIC elsewhere changes, and nothing else.
+pub(crate) async fn reconcile_remotes(agent: &Agent, key: &Key) -> Next {
+    let work = async {
+        let wanted = {
+            let t = agent.world.read();
+            let node = &agent.config.node;
+            let Some(network) = spec::node_network(&t, key) else { return Ok(Next::Wait) };
+            let mut here =
+                t.nics_of_network(key).filter_map(|k| t.nics.get(k)).filter(|n| spec::carrier(n) == Some(node));
+            let open = here.any(|n| n.spec.port_security == Some(PortSecurity::Promiscuous));
+            remotes(&network, open, &spec::remote_nics(&t, node, key))
+        };
+        if let Some((uplink, wanted)) = wanted {
+            agent.plumbing.apply_remotes(uplink, wanted).await?;
+        }
+        Ok(Next::Wait)
+    };
+    settle("what other nodes carry was not told", work.await)
 }
 
 /// Applies the whole plan of this node, and says on each network how that went.

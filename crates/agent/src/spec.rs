@@ -1,30 +1,89 @@
 //! From resources to what the planner, the DHCP server and QEMU take.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use ipnet::IpNet;
 use kube::ResourceExt;
+use multihome_control::vpc::Exchange;
 use multihome_control::world::Tables;
-use multihome_control::{Key, fabric, vm};
+use multihome_control::{Key, fabric, floating, vm, vpc};
 use multihome_model::checked::{CheckedNetwork, check_network};
 use multihome_model::kubevirt::VirtualMachineInstance;
 use multihome_model::{NetworkInterface, NicModel, Vni};
-use multihome_plan::node::{NodeInput, NodeNetwork, NodeNic};
+use multihome_plan::node::{NodeFloating, NodeInput, NodeNetwork, NodeNic, NodeVpc, RemoteNic, VpcPeer};
 use multihome_vmm as vmm;
 use multihome_vmm::images::ImageStore;
 
 /// Everything that this node's plan depends on.
 pub(crate) fn node_input(t: &Tables, node: &str) -> NodeInput {
-    let here = |n: &&std::sync::Arc<NetworkInterface>| {
-        n.status.as_ref().is_some_and(|s| s.node.as_deref() == Some(node) && s.mac.is_some())
+    let nics: Vec<NodeNic> = t.nics.values().filter(|n| carrier(n) == Some(node)).map(|n| node_nic(n)).collect();
+    let carried: BTreeSet<&str> = nics.iter().map(|n| n.network.as_str()).collect();
+    let mine: BTreeSet<&str> = nics.iter().map(|n| n.uid.as_str()).collect();
+    let planned = t.floating.values().filter(|f| f.metadata.deletion_timestamp.is_none());
+    let planned = planned.filter_map(|f| floating::planned(t, f)).filter(|(_, f)| mine.contains(f.nic.as_str()));
+    let (outside, floating): (Vec<Key>, Vec<NodeFloating>) = planned.unzip();
+    let mut here: BTreeSet<Key> =
+        t.networks.keys().filter(|k| carried.contains(k.to_string().as_str())).cloned().collect();
+    here.extend(outside);
+    let networks = here.iter().filter_map(|k| node_network(t, k)).collect();
+    let vpc_of = |k: &Key| Some(Key::new(k.namespace.clone(), t.networks.get(k)?.spec.vpc.clone()?));
+    let own: BTreeSet<Key> = here.iter().filter_map(vpc_of).collect();
+    let mut around = own.clone();
+    let mut exchanged = BTreeMap::new();
+    for vpc in &own {
+        let got = vpc::exchanges(vpc, &vpc::around(t, vpc));
+        around.extend(got.iter().map(|e| e.other.clone()).filter(|k| t.vpcs.contains_key(k)));
+        exchanged.insert(vpc.clone(), got);
+    }
+    let vpcs: Vec<NodeVpc> = around.iter().filter_map(|k| node_vpc(t, k, exchanged.get(k))).collect();
+    let in_vpcs = around.iter().flat_map(|v| vpc::members(t, v)).map(|(k, _)| k.clone());
+    let concerned: BTreeSet<Key> = here.iter().cloned().chain(in_vpcs).collect();
+    let remote = concerned.iter().flat_map(|k| remote_nics(t, node, k)).collect();
+    NodeInput { node: fabric::facts(t, node), networks, nics, remote, floating, vpcs }
+}
+
+/// A routing domain as the planner takes it.
+fn node_vpc(t: &Tables, key: &Key, exchanged: Option<&Vec<Exchange>>) -> Option<NodeVpc> {
+    let there = t.vpcs.get(key)?;
+    let computed = || vpc::exchanges(key, &vpc::around(t, key));
+    let exchanged = exchanged.cloned().unwrap_or_else(computed);
+    let parsed =
+        |r: &multihome_model::StaticRoute| Some((r.cidr.parse::<IpNet>().ok()?.trunc(), r.next_hop.parse().ok()?));
+    let peer = |e: Exchange| Some(VpcPeer { uid: t.vpcs.get(&e.other)?.uid()?, subnets: e.subnets });
+    Some(NodeVpc {
+        uid: there.uid()?,
+        key: key.to_string(),
+        vni: there.status.as_ref().and_then(|s| s.vni).and_then(|v| Vni::new(v).ok()),
+        mtu: vm::tunnel_mtu(t),
+        subnets: vpc::members(t, key).flat_map(|(_, n)| vpc::subnets(&n)).collect(),
+        static_routes: there.spec.static_routes.iter().filter_map(parsed).collect(),
+        peers: exchanged.into_iter().filter(|e| !e.subnets.is_empty()).filter_map(peer).collect(),
+    })
+}
+
+/// The node that carries a NIC whose MAC is settled.
+pub(crate) fn carrier(nic: &NetworkInterface) -> Option<&str> {
+    nic.status.as_ref().filter(|s| s.mac.is_some())?.node.as_deref()
+}
+
+/// The NICs of a network that other nodes carry, as far as those say where their tunnels end.
+pub(crate) fn remote_nics(t: &Tables, node: &str, network: &Key) -> Vec<RemoteNic> {
+    let tunnel = |name: &str| {
+        let there = t.nodes.get(&Key::new("", name))?;
+        multihome_control::node::tunnel_address(there)
     };
-    let nics: Vec<NodeNic> = t.nics.values().filter(here).map(|n| node_nic(n)).collect();
-    let carried: std::collections::BTreeSet<&str> = nics.iter().map(|n| n.network.as_str()).collect();
-    let networks = t
-        .networks
-        .iter()
-        .filter(|(k, _)| carried.contains(k.to_string().as_str()))
-        .filter_map(|(k, _)| node_network(t, k))
-        .collect();
-    NodeInput { node: fabric::facts(t, node), networks, nics }
+    let vpc = t.networks.get(network).and_then(|n| n.spec.vpc.clone());
+    let vpc = vpc.and_then(|v| t.vpcs.get(&Key::new(network.namespace.clone(), v))?.uid());
+    let nics = t.nics_of_network(network).filter_map(|k| t.nics.get(k));
+    let elsewhere = nics.filter_map(|n| {
+        let other = carrier(n).filter(|other| *other != node)?;
+        let via = tunnel(other)?;
+        let nic = node_nic(n);
+        let (mac, addresses, security) = (nic.mac, nic.addresses, nic.security);
+        let (node, vpc) = (other.to_owned(), vpc.clone());
+        Some(RemoteNic { network: nic.network, vpc, mac, addresses, security, node, via })
+    });
+    elsewhere.collect()
 }
 
 /// A network as the planner takes it.

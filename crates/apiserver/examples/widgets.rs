@@ -17,8 +17,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let port: u16 = args.next().map_or(Ok(0), |p| p.parse())?;
     let widget = ResourceType::from_crd(&serde_json::from_str(WIDGET)?)?;
     let api = ApiServer::open(&data_dir.join("store.db"), vec![widget], Arc::new(AdmitAll))?;
-    let options =
-        ServeOptions { socket: Some(data_dir.join("api.sock")), data_dir, listen: ([127, 0, 0, 1], port).into() };
+    let options = ServeOptions {
+        socket: Some(data_dir.join("api.sock")),
+        data_dir,
+        listen: ([127, 0, 0, 1], port).into(),
+        advertise: None,
+    };
     let serving = serve(api, options, std::future::pending()).await?;
     eprintln!("ready in {:.1} ms", started.elapsed().as_secs_f64() * 1000.0);
     println!("KUBECONFIG={}", serving.kubeconfig.display());

@@ -55,7 +55,7 @@ async fn server(data: PathBuf) {
     let types = vec![ResourceType::from_crd(&widget).expect("a definition")];
     let api =
         ApiServer::open(&data.join("store.db"), types, Arc::new(AdmitAll)).expect("the store opens after any end");
-    let options = ServeOptions { data_dir: data, listen: ([127, 0, 0, 1], 0).into(), socket: None };
+    let options = ServeOptions { data_dir: data, listen: ([127, 0, 0, 1], 0).into(), advertise: None, socket: None };
     let serving = serve(api, options, std::future::pending()).await.expect("the server listens");
     println!("{}", serving.kubeconfig.display());
     serving.ended().await;

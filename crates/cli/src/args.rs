@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -36,6 +36,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the API, the controllers and this machine's node agent, all in one process
     Serve(Serve),
+    /// Run this machine's node agent alone, for the API of another `serve` or of a Kubernetes cluster (--kubeconfig)
+    Agent(AgentArgs),
     /// Create or change what manifests describe
     Apply(Apply),
     /// List objects
@@ -82,15 +84,39 @@ pub enum Command {
 /// `serve`
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// Loopback address to listen on, with TLS
+    /// Address to listen on, with TLS. On loopback it is for this machine alone; on 0.0.0.0 or [::] other nodes can join
     #[arg(long, default_value = "127.0.0.1:7443")]
     pub listen: SocketAddr,
-    /// This node's name. Default: the host name
-    #[arg(long)]
-    pub node_name: Option<String>,
+    /// The address that other nodes reach the API by, named in the kubeconfig for them. Default: the one listened on, or
+    /// the tunnel address
+    #[arg(long, value_name = "ADDRESS")]
+    pub advertise: Option<IpAddr>,
     /// Run the API and the controllers without a node agent (no root needed)
     #[arg(long)]
     pub no_agent: bool,
+    /// How the node takes part
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// `agent`
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// How the node takes part
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// What a node agent is told.
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// This node's name. Default: the host name
+    #[arg(long)]
+    pub node_name: Option<String>,
+    /// This node's address that tunnels to other nodes start from. Default: the one that the default route leaves by, or
+    /// the API is reached from
+    #[arg(long, value_name = "ADDRESS")]
+    pub tunnel_address: Option<IpAddr>,
     /// QEMU's program
     #[arg(long, default_value = "qemu-system-x86_64")]
     pub qemu: PathBuf,

@@ -26,11 +26,19 @@ pub fn kubeconfig_path(cli: &Cli) -> PathBuf {
 pub async fn connect(cli: &Cli) -> Result<Client, CliError> {
     // More than one crypto provider may be compiled in; ours is ring.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    Ok(Client::try_from(config(cli).await?)?)
+}
+
+/// Where the API is.
+pub async fn server(cli: &Cli) -> Result<http::Uri, CliError> {
+    Ok(config(cli).await?.cluster_url)
+}
+
+async fn config(cli: &Cli) -> Result<Config, CliError> {
     let path = kubeconfig_path(cli);
     let kubeconfig = Kubeconfig::read_from(&path).map_err(|e| {
         CliError::new(format!("kubeconfig {} cannot be read: {e}", path.display()))
             .hint("start «multihome serve», or name the file with --kubeconfig")
     })?;
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    Ok(Client::try_from(config)?)
+    Ok(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use kube::ResourceExt;
-use multihome_model::{Bond, ClusterNetwork, IfName, Mtu, Uplink, names};
+use multihome_model::{Bond, ClusterNetwork, IfName, Mtu, NetworkType, Uplink, names};
 use multihome_plan::node::{Bond as NodeBond, Fabric, NodeFacts};
 
 use crate::Key;
@@ -11,7 +11,8 @@ use crate::world::Tables;
 
 /// How fabrics are present on a node. One that nobody has told of yet has no labels.
 pub fn facts(t: &Tables, node: &str) -> NodeFacts {
-    let labels = t.nodes.get(&Key::new("", node)).map(|n| n.labels().clone()).unwrap_or_default();
+    let known = t.nodes.get(&Key::new("", node));
+    let labels = known.map(|n| n.labels().clone()).unwrap_or_default();
     let fabrics = t
         .fabrics
         .iter()
@@ -20,7 +21,20 @@ pub fn facts(t: &Tables, node: &str) -> NodeFacts {
             (k.name.clone(), mine.map(|u| carried(&k.name, f, u)).unwrap_or_default())
         })
         .collect();
-    NodeFacts { fabrics, tunnel_address: None }
+    let tunnel_address = known.and_then(|n| crate::node::tunnel_address(n));
+    NodeFacts { name: node.to_owned(), fabrics, tunnel_address }
+}
+
+/// A fabric that a VM's networks ride on, that has uplinks, and none of them on this node.
+pub fn missing(t: &Tables, node: &str, vm: &Key) -> Option<String> {
+    let facts = facts(t, node);
+    let networks = t.nics_of_vm(vm).into_iter().filter_map(|n| t.network_of(&n));
+    let rides = |n: &NetworkType| matches!(n, NetworkType::Vlan | NetworkType::VlanTrunk | NetworkType::Untagged);
+    let mut fabrics = networks.filter(|(_, n)| rides(&n.spec.r#type)).map(|(_, n)| n.spec.fabric().to_owned());
+    fabrics.find(|name| {
+        let somewhere = t.fabrics.get(&Key::new("", name.clone())).is_some_and(|f| !f.spec.uplinks.is_empty());
+        somewhere && facts.fabrics.get(name).is_none_or(|f| f.device.is_none())
+    })
 }
 
 /// A fabric on a node where this uplink carries it.

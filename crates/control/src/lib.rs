@@ -8,9 +8,12 @@ pub mod connectivity;
 pub mod controllers;
 pub mod events;
 pub mod fabric;
+pub mod floating;
+pub mod node;
 pub mod queue;
 pub mod status;
 pub mod vm;
+pub mod vpc;
 pub mod world;
 
 pub use controllers::run;

@@ -96,6 +96,21 @@ fn nic_ready(conditions: &[Condition]) -> Condition {
     Condition::new(READY, true, "Ready", "the guest has what was planned")
 }
 
+/// Makes a NIC be on no node: what was seen of it there is forgotten, and Attached says why.
+pub fn release_nic(nic: &mut NetworkInterface, reason: &str, text: &str) {
+    let s = nic.status.get_or_insert_default();
+    s.node = None;
+    s.device = None;
+    s.guest_name = None;
+    s.guest = None;
+    s.lease = None;
+    s.lease6 = None;
+    s.addresses.clear();
+    clear_nic_condition(nic, LEASED);
+    clear_nic_condition(nic, DEFAULT_ROUTE);
+    set_nic_condition(nic, Condition::new(ATTACHED, false, reason, text));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -75,7 +75,19 @@ pub fn nic_address(nic: &NetworkInterface, family: Family) -> Option<IpAddr> {
 /// The MTU in force for a network.
 pub fn effective_mtu(tables: &Tables, spec: &CheckedNetwork) -> Mtu {
     let fabric = tables.fabrics.get(&Key::new("", spec.fabric.clone())).map_or(1500, |f| f.spec.mtu());
-    mtu::effective(spec.kind, Mtu::new(fabric).unwrap_or(Mtu::ETHERNET), spec.mtu, false)
+    mtu::effective(spec.kind, Mtu::new(fabric).unwrap_or(Mtu::ETHERNET), spec.mtu, tunnels_over_ipv6(tables))
+}
+
+/// The MTU of tunnels between nodes: what the built-in fabric leaves.
+pub fn tunnel_mtu(tables: &Tables) -> Mtu {
+    let fabric = tables.fabrics.get(&Key::new("", MGMT_FABRIC)).map_or(1500, |f| f.spec.mtu());
+    let fabric = Mtu::new(fabric).unwrap_or(Mtu::ETHERNET);
+    mtu::ceiling(NetworkType::Overlay, fabric, tunnels_over_ipv6(tables))
+}
+
+/// Whether tunnels may have IPv6 outside: then all of them leave room for it, so that an MTU holds on every node.
+pub fn tunnels_over_ipv6(tables: &Tables) -> bool {
+    tables.nodes.values().filter_map(|n| crate::node::tunnel_address(n)).any(|a| a.is_ipv6())
 }
 
 /// What each NIC of a VM is told.

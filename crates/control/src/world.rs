@@ -13,7 +13,7 @@ use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource, ResourceExt};
 use multihome_model::kubevirt::{VirtualMachine, VirtualMachineInstance};
-use multihome_model::{AddressClaim, ClusterNetwork, Network, NetworkInterface, OwnerRef, Vpc};
+use multihome_model::{AddressClaim, ClusterNetwork, FloatingIP, Network, NetworkInterface, OwnerRef, Vpc};
 use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, watch};
 
@@ -39,6 +39,8 @@ pub enum Change {
     Fabric(String),
     /// A Vpc.
     Vpc(Key),
+    /// A FloatingIP.
+    Floating(Key),
     /// A VirtualMachine.
     Vm(Key),
     /// A VirtualMachineInstance.
@@ -61,6 +63,8 @@ pub struct Tables {
     pub fabrics: Table<ClusterNetwork>,
     /// Routing domains.
     pub vpcs: Table<Vpc>,
+    /// Floating addresses.
+    pub floating: Table<FloatingIP>,
     /// VMs.
     pub vms: Table<VirtualMachine>,
     /// Instances.
@@ -145,6 +149,8 @@ put! {
     put_node: Node;
     /// Adds a routing domain.
     put_vpc: Vpc;
+    /// Adds a floating address.
+    put_floating: FloatingIP;
     /// Adds a VM.
     put_vm: VirtualMachine;
     /// Adds an instance.
@@ -186,6 +192,7 @@ macro_rules! watched {
 watched!(Network, networks, |k| Change::Network(k.clone()));
 watched!(ClusterNetwork, fabrics, |k| Change::Fabric(k.name.clone()));
 watched!(Vpc, vpcs, |k| Change::Vpc(k.clone()));
+watched!(FloatingIP, floating, |k| Change::Floating(k.clone()));
 watched!(VirtualMachine, vms, |k| Change::Vm(k.clone()));
 watched!(VirtualMachineInstance, vmis, |k| Change::Vmi(k.clone()));
 watched!(Node, nodes, |k| Change::Node(k.name.clone()));
@@ -268,7 +275,7 @@ pub struct World {
 }
 
 /// How many kinds are watched.
-const KINDS: usize = 8;
+const KINDS: usize = 9;
 /// How many changes a slow reader may lag behind before it must look at everything again.
 const BACKLOG: usize = 65536;
 
@@ -285,6 +292,7 @@ impl World {
         world.start::<AddressClaim>(client);
         world.start::<ClusterNetwork>(client);
         world.start::<Vpc>(client);
+        world.start::<FloatingIP>(client);
         world.start::<VirtualMachine>(client);
         world.start::<VirtualMachineInstance>(client);
         world.start::<Node>(client);

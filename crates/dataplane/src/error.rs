@@ -75,6 +75,17 @@ fn describe(step: &Step) -> String {
         Step::PutPort(name, _) => format!("cannot set the port security of {name}"),
         Step::DeletePort(name) => format!("cannot forget the port security of {name}"),
         Step::PutTap(name, t) => format!("cannot set up tap {name} ({})", t.alias),
+        Step::PutFlood(name, _) => format!("cannot tell {name} where broadcasts go"),
+        Step::PutRemote(name, mac, remote) => format!("cannot tell {name} that {mac} is on node {}", remote.via),
+        Step::DeleteRemote(name, mac) => format!("cannot make {name} forget {mac}"),
+        Step::PutRouter(ns, r) => format!("cannot set up tunnel {} ({}) of {ns}", r.device, r.alias),
+        Step::DeleteRouter(ns, name) => format!("cannot remove tunnel {name} of {ns}"),
+        Step::PutPeering(p) => format!("cannot link {} and {}", p.ends[0].0, p.ends[1].0),
+        Step::DeletePeering(ns, name) => format!("cannot remove link {name} of {ns}"),
+        Step::PutFloating(_, _, f) => format!("cannot set up {} ({})", f.alias, f.address),
+        Step::DeleteFloating(ns, name) => format!("cannot remove floating address {name} of {ns}"),
+        Step::PutRoute(ns, to, _) => format!("cannot set the route to {to} of {ns}"),
+        Step::DeleteRoute(ns, to) => format!("cannot remove the route to {to} of {ns}"),
         Step::DeleteTap(name) => format!("cannot remove tap {name}"),
     }
 }

@@ -1,10 +1,10 @@
-//! `AddressClaim`: one address or MAC in one network, held by one NIC.
+//! `AddressClaim`: one address or MAC in one network, held by one NIC or FloatingIP.
 
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One address or MAC in one network, held by one NIC. Its name is derived from network and address, so that the
+/// One address or MAC in one network, held by one NIC or FloatingIP. Its name is derived from network and address, so that the
 /// store's own create-if-absent makes it unique. Made and removed by Multihome; not for editing.
 #[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
 #[kube(
@@ -16,11 +16,16 @@ use serde::{Deserialize, Serialize};
     category = "multihome",
     namespaced,
     derive = "PartialEq",
-    doc = "One address or MAC in one network, held by one NIC; its name makes it unique. Made and removed by Multihome.",
+    doc = "One address or MAC in one network, held by one NIC or FloatingIP; its name makes it unique. Made and removed by Multihome.",
     selectable = ".spec.network",
     printcolumn(name = "Network", type_ = "string", json_path = ".spec.network", description = "The network"),
     printcolumn(name = "Address", type_ = "string", json_path = ".spec.address", description = "IP address or MAC"),
-    printcolumn(name = "NIC", type_ = "string", json_path = ".spec.owner.name", description = "The NIC that holds it"),
+    printcolumn(
+        name = "Holder",
+        type_ = "string",
+        json_path = ".spec.owner.name",
+        description = "The NIC or FloatingIP that holds it"
+    ),
     printcolumn(
         name = "Age",
         type_ = "date",
@@ -34,18 +39,18 @@ pub struct AddressClaimSpec {
     pub network: String,
     /// The IP address or MAC.
     pub address: String,
-    /// The NIC that holds it.
+    /// The NIC or FloatingIP that holds it.
     pub owner: OwnerRef,
 }
 
-/// The NIC that holds a claim.
+/// The NIC or FloatingIP that holds a claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OwnerRef {
-    /// Namespace of the NIC.
+    /// Namespace of the holder.
     pub namespace: String,
-    /// Name of the NIC.
+    /// Name of the holder.
     pub name: String,
-    /// Uid of the NIC; a claim whose NIC has another uid is stale.
+    /// Uid of the holder; a claim whose holder has another uid is stale.
     pub uid: String,
 }

@@ -4,13 +4,14 @@ use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
 use crate::kubevirt::{VERSIONS, VirtualMachine, VirtualMachineInstance};
-use crate::{AddressClaim, ClusterNetwork, Network, NetworkAttachmentDefinition, NetworkInterface, Vpc};
+use crate::{AddressClaim, ClusterNetwork, FloatingIP, Network, NetworkAttachmentDefinition, NetworkInterface, Vpc};
 
 /// The CustomResourceDefinitions as they are installed into Kubernetes, in the order of installation.
 pub fn crds() -> Vec<Value> {
     let own = [
         Network::crd(),
         NetworkInterface::crd(),
+        FloatingIP::crd(),
         AddressClaim::crd(),
         ClusterNetwork::crd(),
         Vpc::crd(),

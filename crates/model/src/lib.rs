@@ -13,6 +13,7 @@ mod cluster_network;
 pub mod condition;
 pub mod connectivity;
 mod crd;
+mod floating;
 pub mod kubevirt;
 mod nad;
 pub mod names;
@@ -31,6 +32,7 @@ pub use cluster_network::{
 pub use condition::Condition;
 pub use connectivity::{Connectivity, FamilyConnectivity, ProbeResult};
 pub use crd::{crds, served_types};
+pub use floating::{FloatingIP, FloatingIPSpec, FloatingIPStatus, PortForward, Protocol};
 pub use nad::{NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec};
 pub use network::{
     Addressing, DhcpMode, FamilyRoute, IpFamilySpec, Network, NetworkRoute, NetworkSpec, NetworkStatus, NetworkType,
@@ -43,7 +45,7 @@ pub use nic::{
 };
 pub use types::{IfName, MacAddr, Mtu, ParseError, VlanId, Vni};
 pub use violation::{Violation, Violations};
-pub use vpc::{StaticRoute, Vpc, VpcSpec, VpcStatus};
+pub use vpc::{StaticRoute, Vpc, VpcPeer, VpcPeerStatus, VpcSpec, VpcStatus};
 
 /// The API group of Multihome's own kinds.
 pub const GROUP: &str = "multihome.io";

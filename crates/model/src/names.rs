@@ -25,6 +25,14 @@ pub const LEG: &str = "mhl";
 pub const GATEWAY: &str = "mhg";
 /// Prefix of a routing domain's way out, the host's end.
 pub const EGRESS: &str = "mhe";
+/// Prefix of a routing domain's tunnel to the same domain on other nodes; inside the domain.
+pub const ROUTER: &str = "mhr";
+/// Prefix of a routing domain's link to another domain; inside the domain.
+pub const PEER: &str = "mhp";
+/// Prefix of a floating address's leg on the bridge of the network that it is from.
+pub const FLOATING: &str = "mhf";
+/// Prefix of a floating address's leg in the routing domain of the NIC that it leads to.
+pub const FLOATING_PEER: &str = "mhi";
 /// Prefix of a routing domain's network namespace.
 pub const NETNS: &str = "mh-";
 

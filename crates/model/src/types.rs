@@ -125,6 +125,12 @@ impl MacAddr {
         let m = self.0;
         std::net::Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]])
     }
+    /// The MAC that a link-local address was formed from, if it was formed from one.
+    pub fn from_link_local(address: std::net::Ipv6Addr) -> Option<Self> {
+        let b = address.octets();
+        let formed = b.starts_with(&[0xfe, 0x80, 0, 0, 0, 0, 0, 0]) && b[11..13] == [0xff, 0xfe];
+        formed.then(|| Self([b[8] ^ 2, b[9], b[10], b[13], b[14], b[15]]))
+    }
     /// The address that a guest forms from a prefix of 64 bits and this MAC (RFC 4862 section 5.5.3, RFC 4291
     /// appendix A).
     pub fn eui64(self, prefix: std::net::Ipv6Addr) -> std::net::Ipv6Addr {
@@ -248,6 +254,7 @@ mod tests {
         fn mac_text_round_trips(bytes: [u8; 6]) {
             let mac = MacAddr(bytes);
             prop_assert_eq!(mac.to_string().parse::<MacAddr>().unwrap(), mac);
+            prop_assert_eq!(MacAddr::from_link_local(mac.link_local()), Some(mac));
         }
         #[test]
         fn mac_parser_never_panics(s in ".*") {

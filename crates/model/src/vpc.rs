@@ -22,10 +22,31 @@ use crate::Condition;
     doc = "A routing domain: its networks reach each other by their gateways and nobody else; CIDRs of two VPCs may overlap.",
     printcolumn(name = "Networks", type_ = "integer", json_path = ".status.networks", description = "Networks in it"),
     printcolumn(
+        name = "VNI",
+        type_ = "integer",
+        json_path = ".status.vni",
+        description = "VXLAN network identifier of its tunnels",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Peers",
+        type_ = "string",
+        json_path = ".status.peers[*].vpc",
+        description = "Vpcs that it peers with",
+        priority = 1
+    ),
+    printcolumn(
         name = "Ready",
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].status",
         description = "Whether it routes"
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        description = "What is wrong, or that nothing is",
+        priority = 1
     ),
     printcolumn(
         name = "Age",
@@ -39,6 +60,21 @@ pub struct VpcSpec {
     /// Routes inside the domain, beside those of its networks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub static_routes: Vec<StaticRoute>,
+    /// Other Vpcs whose networks are reached from here, and reach these. In force once both name each other. CIDRs that are
+    /// exchanged must not overlap.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<VpcPeer>,
+}
+
+/// A Vpc that another one peers with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct VpcPeer {
+    /// Its name, or NAMESPACE/NAME.
+    pub vpc: String,
+    /// The networks of this Vpc that the other one reaches. Default: all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<String>,
 }
 
 /// A route inside a domain.
@@ -47,8 +83,22 @@ pub struct VpcSpec {
 pub struct StaticRoute {
     /// Destination, such as 10.60.0.0/16.
     pub cidr: String,
-    /// Next hop, an address in one of the domain's networks.
+    /// Next hop: the address of a NIC in one of the domain's networks, or of a router on one that has a NIC on the same node.
     pub next_hop: String,
+}
+
+/// What became of a peering.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct VpcPeerStatus {
+    /// The other Vpc, NAMESPACE/NAME.
+    pub vpc: String,
+    /// CIDRs of the other one that are reached from here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cidrs: Vec<String>,
+    /// What is in the way, in a sentence; left out if nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// What is observed of a domain.
@@ -58,9 +108,15 @@ pub struct VpcStatus {
     /// How many networks are in it.
     #[serde(default)]
     pub networks: u32,
-    /// Nodes on which it exists.
+    /// Nodes on which NICs of it are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
+    /// VXLAN network identifier of its tunnels between nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vni: Option<u32>,
+    /// The Vpcs that it peers with, as far as that is in force.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<VpcPeerStatus>,
     /// Ready: it routes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,

@@ -14,6 +14,7 @@ const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const RTA_TABLE: u16 = 15;
+const RTA_VIA: u16 = 18;
 const RTNH_F_ONLINK: u32 = 4;
 const RT_TABLE_COMPAT: u8 = 252;
 const RTM_F_CLONED: u32 = 0x200;
@@ -69,7 +70,7 @@ pub struct Route {
     pub destination: IpAddr,
     /// Prefix length of the destination in bits.
     pub prefix: u8,
-    /// Next hop.
+    /// Next hop. An IPv4 destination may have an IPv6 one (RFC 8950 section 4), on kernels since 5.2.
     pub gateway: Option<IpAddr>,
     /// The device that it leaves by, by index; 0 lets the kernel choose or is none.
     pub oif: u32,
@@ -123,12 +124,24 @@ fn head(r: &Route) -> [u8; 12] {
 
 fn message(kind: u16, flags: i32, op: &'static str, r: &Route) -> Msg {
     let subject = format!("{}/{} in table {}", r.destination, r.prefix, r.table);
-    let mut m = Msg::new(kind, flags, op, subject).raw(&head(r));
+    let mut head = head(r);
+    if kind == libc::RTM_DELROUTE {
+        // RT_SCOPE_NOWHERE: of any scope.
+        head[6] = 255;
+    }
+    let mut m = Msg::new(kind, flags, op, subject).raw(&head);
     if r.prefix > 0 {
         m.attr(RTA_DST, &octets(r.destination));
     }
-    if let Some(gateway) = r.gateway {
-        m.attr(RTA_GATEWAY, &octets(gateway));
+    match r.gateway {
+        Some(gateway) if gateway.is_ipv4() != r.destination.is_ipv4() => {
+            // `struct rtvia`: the family, and the address.
+            let mut via = u16::from(family(gateway)).to_ne_bytes().to_vec();
+            via.extend(octets(gateway));
+            m.attr(RTA_VIA, &via);
+        }
+        Some(gateway) => m.attr(RTA_GATEWAY, &octets(gateway)),
+        None => {}
     }
     if r.oif != 0 {
         m.u32(RTA_OIF, r.oif);
@@ -162,7 +175,7 @@ impl Rtnl {
         self.socket.request(message(libc::RTM_NEWROUTE, flags, "add route", route))
     }
 
-    /// Deletes a route.
+    /// Deletes a route. What is not said of it (next hop, device, metric of 0) may be anything.
     ///
     /// # Errors
     /// [`crate::Error::is_missing`] if it is not there.
@@ -213,6 +226,7 @@ pub(crate) fn parse(body: &[u8]) -> Option<Route> {
         match a.kind {
             RTA_DST => route.destination = read_ip(a.data)?,
             RTA_GATEWAY => route.gateway = read_ip(a.data),
+            RTA_VIA => route.gateway = a.data.get(2..).and_then(read_ip),
             RTA_OIF => route.oif = a.u32(),
             RTA_PREFSRC => route.source = read_ip(a.data),
             RTA_PRIORITY => route.metric = a.u32(),

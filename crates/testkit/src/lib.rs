@@ -3,6 +3,7 @@
 //! `multihome serve` runs as a process inside the namespace, and everything that a user would do goes through the
 //! command line there. Nothing of the machine's own network is touched. Only processes that were started here are ended.
 
+mod cluster;
 mod manifest;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+pub use cluster::Cluster;
 pub use manifest::{dual_stack, network, vm};
 use serde_json::Value;
 
@@ -101,6 +103,10 @@ pub struct Node {
     netns: String,
     dir: tempfile::TempDir,
     server: Option<Child>,
+    /// What the program is started with.
+    role: Vec<String>,
+    /// How its commands reach the API, if not by what the server wrote.
+    kubeconfig: Option<PathBuf>,
 }
 
 impl Node {
@@ -109,16 +115,30 @@ impl Node {
     /// # Panics
     /// If anything of that fails.
     pub fn start(binary: &str) -> Self {
+        let mut node = Self::new(binary, &["serve", "--node-name", "node1"]);
+        node.serve();
+        node.import_guest();
+        node
+    }
+
+    /// Makes the namespace, and starts nothing yet; `role` is what the program will be started with.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    fn new(binary: &str, role: &[&str]) -> Self {
         let netns = format!("mhtest-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
         run("ip", &["netns", "add", &netns]);
         run("ip", &["-n", &netns, "link", "set", "lo", "up"]);
         let dir = tempfile::Builder::new().prefix("mhtest").tempdir().expect("a temporary directory");
-        let mut node = Self { binary: binary.into(), netns, dir, server: None };
+        let role = role.iter().map(|s| (*s).to_owned()).collect();
+        Self { binary: binary.into(), netns, dir, server: None, role, kubeconfig: None }
+    }
+
+    /// Imports the demo guest as image `guest`.
+    fn import_guest(&self) {
         let (kernel, initramfs) = guest();
-        node.serve();
         let text = |p: &PathBuf| p.to_string_lossy().into_owned();
-        node.cli(&["image", "import", "guest", "--kernel", &text(kernel), "--initramfs", &text(initramfs)]);
-        node
+        self.cli(&["image", "import", "guest", "--kernel", &text(kernel), "--initramfs", &text(initramfs)]);
     }
 
     /// Where the server keeps its data.
@@ -141,7 +161,8 @@ impl Node {
             .append(true)
             .open(self.dir.path().join("serve.log"))
             .expect("the log can be written");
-        let mut command = self.command(&["serve", "--node-name", "node1"]);
+        let role: Vec<&str> = self.role.iter().map(String::as_str).collect();
+        let mut command = self.command(&role);
         let again = log.try_clone().expect("a second handle");
         command.stdout(log).stderr(again).stdin(Stdio::null());
         self.server = Some(command.spawn().expect("the server starts"));
@@ -170,6 +191,9 @@ impl Node {
         let mut c = Command::new("nsenter");
         c.arg(format!("--net=/run/netns/{}", self.netns)).arg("--").arg(&self.binary).args(args);
         c.env("MULTIHOME_DATA_DIR", self.data_dir()).env_remove("KUBECONFIG");
+        if let Some(path) = &self.kubeconfig {
+            c.env("KUBECONFIG", path);
+        }
         c.env("MULTIHOME_NETNS_PREFIX", format!("{}-", self.netns));
         c
     }

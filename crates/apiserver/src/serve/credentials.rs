@@ -26,8 +26,9 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    /// Reads the files of an earlier start, or makes them. A set that is not complete is made anew.
-    pub fn load_or_make(dir: &Path) -> Result<Self, ServeError> {
+    /// Reads the files of an earlier start, or makes them. A set that is not complete, or whose certificate does not name all of
+    /// these addresses, is made anew.
+    pub fn load_or_make(dir: &Path, addresses: &[String]) -> Result<Self, ServeError> {
         let failed = |source| ServeError::File { path: dir.to_owned(), source };
         crate::store::db::private_directory(dir).map_err(failed)?;
         let read = |name: &str| std::fs::read_to_string(dir.join(name)).ok().filter(|text| !text.trim().is_empty());
@@ -39,15 +40,27 @@ impl Credentials {
                 token
             }
         };
+        // The key of the authority is not kept, so that another name takes another authority.
+        let known: Vec<String> = read("server.names").unwrap_or_default().lines().map(str::to_owned).collect();
+        let named = addresses.iter().all(|a| known.contains(a));
         if let (Some(ca), Some(certificate), Some(key)) = (read("ca.crt"), read("server.crt"), read("server.key")) {
             let loaded = Self { dir: dir.to_owned(), ca, certificate, key, token: token.clone() };
-            if loaded.tls().is_ok() {
+            let usable = loaded.tls().is_ok();
+            if usable && named {
                 return Ok(loaded);
             }
-            tracing::warn!("the stored certificate cannot be used; a new one is made");
+            let why = if usable { "does not name the address in use" } else { "cannot be used" };
+            tracing::warn!(
+                "the stored certificate {why}; a new one is made: copies of the kubeconfig must be made again"
+            );
         }
-        let (ca, certificate, key) = make().map_err(|e| ServeError::Certificate(e.to_string()))?;
-        for (name, text) in [("server.key", &key), ("server.crt", &certificate), ("ca.crt", &ca)] {
+        let mut names = known;
+        names.extend(addresses.iter().filter(|a| !names.contains(a)).cloned().collect::<Vec<_>>());
+        let (ca, certificate, key) = make(&names).map_err(|e| ServeError::Certificate(e.to_string()))?;
+        let list = names.join("\n");
+        for (name, text) in
+            [("server.names", &list), ("server.key", &key), ("server.crt", &certificate), ("ca.crt", &ca)]
+        {
             write_private(&dir.join(name), text)?;
         }
         Ok(Self { dir: dir.to_owned(), ca, certificate, key, token })
@@ -68,8 +81,8 @@ impl Credentials {
         Ok(config)
     }
 
-    /// Writes the kubeconfig for a server at this address.
-    pub fn write_kubeconfig(&self, address: SocketAddr) -> Result<PathBuf, ServeError> {
+    /// Writes a kubeconfig for a server at this address.
+    pub fn write_kubeconfig(&self, name: &str, address: SocketAddr) -> Result<PathBuf, ServeError> {
         let config = json!({
             "apiVersion": "v1",
             "kind": "Config",
@@ -78,7 +91,7 @@ impl Credentials {
             "contexts": [{"name": "multihome", "context": {"cluster": "multihome", "user": "multihome", "namespace": "default"}}],
             "current-context": "multihome",
         });
-        let path = self.dir.join("kubeconfig");
+        let path = self.dir.join(name);
         let text = serde_saphyr::to_string(&config)
             .map_err(|e| ServeError::File { path: path.clone(), source: std::io::Error::other(e) })?;
         write_private(&path, &text)?;
@@ -87,7 +100,7 @@ impl Credentials {
 }
 
 /// A certificate authority of this server's own, whose key is forgotten at once, and the server's certificate by it.
-fn make() -> Result<(String, String, String), rcgen::Error> {
+fn make(addresses: &[String]) -> Result<(String, String, String), rcgen::Error> {
     let mut ca = CertificateParams::new(Vec::new())?;
     ca.distinguished_name.push(DnType::CommonName, "multihome-ca");
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -98,7 +111,8 @@ fn make() -> Result<(String, String, String), rcgen::Error> {
     let ca_certificate = ca.self_signed(&ca_key)?;
     let issuer = Issuer::new(ca, ca_key);
 
-    let mut server = CertificateParams::new(["localhost", "127.0.0.1", "::1"].map(String::from).to_vec())?;
+    let near = ["localhost", "127.0.0.1", "::1"].map(String::from);
+    let mut server = CertificateParams::new(near.iter().chain(addresses).cloned().collect::<Vec<_>>())?;
     server.distinguished_name.push(DnType::CommonName, "multihome");
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     server.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -132,16 +146,31 @@ mod tests {
     fn made_once_and_private() {
         let base = tempfile::tempdir().unwrap();
         let dir = base.path().join("data");
-        let first = Credentials::load_or_make(&dir).unwrap();
-        let second = Credentials::load_or_make(&dir).unwrap();
+        let first = Credentials::load_or_make(&dir, &[]).unwrap();
+        let second = Credentials::load_or_make(&dir, &[]).unwrap();
         assert_eq!((&first.token, &first.certificate), (&second.token, &second.certificate));
         assert!(first.token.len() >= 64);
-        second.write_kubeconfig("127.0.0.1:7443".parse().unwrap()).unwrap();
+        second.write_kubeconfig("kubeconfig", "127.0.0.1:7443".parse().unwrap()).unwrap();
         for entry in std::fs::read_dir(&dir).unwrap() {
             let entry = entry.unwrap();
             assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
         }
         std::fs::write(dir.join("server.key"), "garbage").unwrap();
-        assert_ne!(Credentials::load_or_make(&dir).unwrap().certificate, first.certificate);
+        assert_ne!(Credentials::load_or_make(&dir, &[]).unwrap().certificate, first.certificate);
+    }
+
+    #[test]
+    fn another_address_takes_another_certificate() {
+        let base = tempfile::tempdir().unwrap();
+        let load = |addresses: &[&str]| {
+            let list: Vec<String> = addresses.iter().map(|a| (*a).to_owned()).collect();
+            Credentials::load_or_make(base.path(), &list).unwrap().certificate
+        };
+        let near = load(&[]);
+        let far = load(&["192.0.2.1"]);
+        assert_ne!(near, far);
+        assert_eq!(far, load(&[]), "what it named it names still");
+        assert_eq!(far, load(&["192.0.2.1"]));
+        assert_ne!(far, load(&["192.0.2.1", "2001:db8::1"]));
     }
 }

@@ -1,4 +1,4 @@
-//! Opening the API to others: a unix socket for root, and TLS on loopback for who holds the token.
+//! Opening the API to others: a unix socket for root, and TLS for who holds the token, on loopback unless told otherwise.
 //!
 //! Certificate, token and kubeconfig lie in the data directory, readable by their owner alone.
 
@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,8 +38,10 @@ const EXHAUSTED: Duration = Duration::from_millis(50);
 pub struct ServeOptions {
     /// Certificate, token and kubeconfig go here; made with mode 0700 if it is absent.
     pub data_dir: PathBuf,
-    /// A loopback address; port 0 takes a free one.
+    /// On loopback it is for this machine alone. Port 0 takes a free one.
     pub listen: SocketAddr,
+    /// The address that other machines reach the API by, where `listen` is not on loopback. Default: the one in `listen`.
+    pub advertise: Option<IpAddr>,
     /// A unix socket, mode 0600, for its owner and root.
     pub socket: Option<PathBuf>,
 }
@@ -47,9 +49,11 @@ pub struct ServeOptions {
 /// Why the API cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The address is not on loopback.
-    #[error("{0} is not a loopback address: the API is served on this machine only")]
-    NotLoopback(SocketAddr),
+    /// Other machines may reach it, and nobody knows by which address.
+    #[error(
+        "the API is to listen on {0}, and no address is known that other machines reach it by: give one with --advertise"
+    )]
+    NoAddress(SocketAddr),
     /// The address is taken, or may not be used.
     #[error("cannot listen on {address}")]
     Listen {
@@ -76,6 +80,8 @@ pub enum ServeError {
 pub struct Serving {
     /// The file that gives `kubectl` access.
     pub kubeconfig: PathBuf,
+    /// The file that gives other machines access, where they can reach it.
+    pub join: Option<PathBuf>,
     /// The address that is listened on.
     pub address: SocketAddr,
     task: JoinHandle<()>,
@@ -95,16 +101,24 @@ pub async fn serve(
     options: ServeOptions,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Serving, ServeError> {
-    if !options.listen.ip().is_loopback() {
-        return Err(ServeError::NotLoopback(options.listen));
-    }
-    let credentials = Credentials::load_or_make(&options.data_dir)?;
+    let ip = options.listen.ip();
+    let outside = match options.advertise.or((!ip.is_unspecified()).then_some(ip)) {
+        _ if ip.is_loopback() => None,
+        Some(address) => Some(address),
+        None => return Err(ServeError::NoAddress(options.listen)),
+    };
+    let names: Vec<String> =
+        outside.into_iter().chain((!ip.is_unspecified()).then_some(ip)).map(|a| a.to_string()).collect();
+    let credentials = Credentials::load_or_make(&options.data_dir, &names)?;
     let tls = TlsAcceptor::from(Arc::new(credentials.tls()?));
     let failed = |source| ServeError::Listen { address: options.listen.to_string(), source };
     let tcp = TcpListener::bind(options.listen).await.map_err(failed)?;
     let address = tcp.local_addr().map_err(failed)?;
     let unix = options.socket.as_deref().map(bind_socket).transpose()?;
-    let kubeconfig = credentials.write_kubeconfig(address)?;
+    let near = if ip.is_unspecified() { SocketAddr::new(loopback(ip), address.port()) } else { address };
+    let kubeconfig = credentials.write_kubeconfig("kubeconfig", near)?;
+    let far = outside.map(|a| credentials.write_kubeconfig("join.kubeconfig", SocketAddr::new(a, address.port())));
+    let join = far.transpose()?;
 
     let stop = CancellationToken::new();
     let token: Arc<str> = credentials.token.into();
@@ -123,7 +137,11 @@ pub async fn serve(
             let _ = std::fs::remove_file(path);
         }
     });
-    Ok(Serving { kubeconfig, address, task })
+    Ok(Serving { kubeconfig, join, address, task })
+}
+
+fn loopback(like: IpAddr) -> IpAddr {
+    if like.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
 }
 
 fn bind_socket(path: &Path) -> Result<UnixListener, ServeError> {

@@ -207,8 +207,12 @@ impl Embedded {
         let data = dir.path().join("data");
         let widget = ResourceType::from_crd(&serde_json::from_str(WIDGET).expect("JSON")).expect("a definition");
         let api = ApiServer::open(&data.join("store.db"), vec![widget], Arc::new(AdmitAll)).expect("the store opens");
-        let options =
-            ServeOptions { socket: Some(data.join("api.sock")), data_dir: data, listen: ([127, 0, 0, 1], 0).into() };
+        let options = ServeOptions {
+            socket: Some(data.join("api.sock")),
+            data_dir: data,
+            listen: ([127, 0, 0, 1], 0).into(),
+            advertise: None,
+        };
         let serving = serve(api.clone(), options, std::future::pending()).await.expect("the server listens");
         let target = Target::new("embedded", serving.kubeconfig.clone(), dir, Some(api)).await.expect("a client");
         Self { target, _serving: serving }

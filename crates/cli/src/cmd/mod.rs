@@ -49,6 +49,7 @@ impl std::fmt::Debug for Context {
 pub async fn run(cli: Cli, out: &mut Output) -> CliResult {
     match &cli.command {
         Command::Serve(args) => return serve::run(&cli, args).await,
+        Command::Agent(args) => return serve::agent(&cli, args).await,
         Command::Plan(args) => return plan::run(args, out),
         Command::Guest(GuestCommand::Config(args)) if !args.filename.is_empty() => return guest::offline(args, out),
         Command::Image(args) => return image::run(&cli, args, out),

@@ -16,7 +16,7 @@ use multihome_model::{
     ANNOTATION_PRIMARY, ClusterNetwork, Family, MacAddr, Network, NetworkInterface, NetworkInterfaceSpec,
     NetworkInterfaceStatus, NicAddressStatus, Vni, Vpc,
 };
-use multihome_plan::node::{NodeInput, NodeNetwork, NodeNic, NodeState, UplinkKind, build, diff};
+use multihome_plan::node::{NodeInput, NodeNetwork, NodeNic, NodeState, UplinkKind, Via, build, diff};
 use multihome_plan::primary::FAMILIES;
 use multihome_plan::{address, route};
 use serde_json::{Value, json};
@@ -310,6 +310,23 @@ fn describe(step: &multihome_plan::node::Step) -> String {
             multihome_plan::node::Security::Promiscuous => format!("{n}: anything may send"),
         },
         Step::PutTap(n, t) => format!("tap {n} for {}, port of {}, MTU {}", t.alias, t.bridge, t.mtu),
+        Step::PutFlood(n, f) => {
+            let nodes: Vec<String> = f.nodes.iter().map(ToString::to_string).collect();
+            let nobody = "no other node".to_owned();
+            format!("{n}: broadcasts to {}", if nodes.is_empty() { nobody } else { nodes.join(", ") })
+        }
+        Step::PutRemote(n, mac, r) => format!("{n}: {mac} on node {}", r.via),
+        Step::PutRouter(ns, r) => {
+            format!("{}: tunnel of {ns} to {} other nodes, VNI {}", r.device, r.nodes.len(), r.vni.get())
+        }
+        Step::DeleteRouter(ns, n) => format!("remove tunnel {n} of {ns}"),
+        Step::PutPeering(p) => format!("link {} and {}", p.ends[0].0, p.ends[1].0),
+        Step::DeletePeering(ns, n) => format!("remove link {n} of {ns}"),
+        Step::PutFloating(ns, _, f) => format!("{ns}: {} leads to {}", f.address, f.target),
+        Step::DeleteFloating(ns, n) => format!("{ns}: remove floating address {n}"),
+        Step::PutRoute(ns, to, via) => format!("{ns}: {to} {}", via_text(via)),
+        Step::DeleteRoute(ns, to) => format!("{ns}: no route to {to}"),
+        Step::DeleteRemote(n, mac) => format!("{n}: forget {mac}"),
         Step::DeleteDomain(n) => format!("remove namespace {n}"),
         Step::DeleteBond(n)
         | Step::DeleteBridge(n)
@@ -319,5 +336,14 @@ fn describe(step: &multihome_plan::node::Step) -> String {
             format!("remove {n}")
         }
         Step::DeleteLeg(_, n) | Step::DeleteEgress(_, n) => format!("remove {n}"),
+    }
+}
+
+fn via_text(via: &Via) -> String {
+    match via {
+        Via::Router(mac) => format!("by the router {mac} of another node"),
+        Via::Hop(hop) => format!("via {hop}"),
+        Via::Peer(device) => format!("by the link {device}"),
+        Via::Unreachable => "is unreachable".into(),
     }
 }

@@ -1,5 +1,7 @@
-//! `serve`: the API, the controllers and the node agent in one process; `teardown`: the opposite.
+//! `serve`: the API, the controllers and the node agent in one process; `agent`: the node agent alone; `teardown`: the
+//! opposite.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,8 +16,8 @@ use multihome_vmm::images::ImageStore;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::{Cli, Serve, Teardown};
-use crate::{CliError, CliResult};
+use crate::args::{AgentArgs, Cli, NodeArgs, Serve, Teardown};
+use crate::{CliError, CliResult, client};
 
 /// The admission rules as the embedded API calls them.
 #[derive(Debug)]
@@ -89,17 +91,13 @@ pub fn open_api(database: &Path, images: Option<ImageStore>) -> Result<ApiServer
 pub(super) async fn run(cli: &Cli, args: &Serve) -> CliResult {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let started = std::time::Instant::now();
-    let agent = AgentConfig {
-        node: args.node_name.clone().map_or_else(host_name, Ok)?,
-        data_dir: cli.data_dir.clone(),
-        qemu: args.qemu.clone(),
-        netns_prefix: cli.netns_prefix.clone(),
-    };
+    let agent = agent_config(cli, &args.node, None)?;
     let api = open_api(&cli.data_dir.join("multihome.db"), (!args.no_agent).then(|| agent.images()))?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let options = ServeOptions {
         data_dir: cli.data_dir.clone(),
         listen: args.listen,
+        advertise: args.advertise.or(agent.tunnel_address),
         socket: Some(cli.data_dir.join("multihome.sock")),
     };
     let serving = multihome_apiserver::serve(api.clone(), options, async {
@@ -108,6 +106,9 @@ pub(super) async fn run(cli: &Cli, args: &Serve) -> CliResult {
     .await?;
     eprintln!("API ready after {} ms on https://{}", started.elapsed().as_millis(), serving.address);
     eprintln!("kubeconfig: {}", serving.kubeconfig.display());
+    if let Some(join) = &serving.join {
+        eprintln!("other nodes join with a copy of {}: multihome agent --kubeconfig FILE", join.display());
+    }
     let client = Client::new(api.clone(), "default");
     let world = World::watch(&client);
     let controllers = multihome_control::run(client.clone(), world.clone());
@@ -129,6 +130,63 @@ pub(super) async fn run(cli: &Cli, args: &Serve) -> CliResult {
     let _ = stop.send(());
     serving.ended().await;
     failed.map_or(Ok(0), Err)
+}
+
+/// Runs the node agent alone until a signal.
+pub(super) async fn agent(cli: &Cli, args: &AgentArgs) -> CliResult {
+    let path = client::kubeconfig_path(cli);
+    let api = client::server(cli).await?;
+    let config = agent_config(cli, &args.node, Some(&api))?;
+    // Whether it answers is said at once; later it may come and go.
+    let client = client::connect(cli).await?;
+    let version = client.apiserver_version().await.map_err(|e| {
+        CliError::from(e).hint(format!("{} names the API {api}: is «multihome serve» running there?", path.display()))
+    })?;
+    eprintln!("node {} joins {api} (version {})", config.node, version.git_version);
+    match config.tunnel_address {
+        Some(address) => eprintln!("tunnels start from {address}"),
+        None => eprintln!("no tunnel address was found: overlays reach this node only; give one with --tunnel-address"),
+    }
+    let world = World::watch(&client);
+    let node = multihome_agent::run(config, client, world);
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        r = node => Err(r.err().map_or_else(|| CliError::new("the node agent ended"), CliError::from)),
+        _ = term.recv() => Ok(0),
+        _ = int.recv() => Ok(0),
+    }
+}
+
+/// What the agent of this node is told. `api` is where the API is, if elsewhere.
+fn agent_config(cli: &Cli, args: &NodeArgs, api: Option<&http::Uri>) -> Result<AgentConfig, CliError> {
+    if let Some(a) = args.tunnel_address
+        && (a.is_loopback() || a.is_unspecified() || a.is_multicast())
+    {
+        let text = format!("the tunnel address {a} is none that other nodes can reach");
+        return Err(CliError::new(text).hint("use an address of this node on the network between the nodes"));
+    }
+    Ok(AgentConfig {
+        node: args.node_name.clone().map_or_else(host_name, Ok)?,
+        data_dir: cli.data_dir.clone(),
+        qemu: args.qemu.clone(),
+        netns_prefix: cli.netns_prefix.clone(),
+        tunnel_address: args.tunnel_address.or_else(|| own_address(api)),
+    })
+}
+
+/// This node's address towards the API, or towards the rest of the world. Nothing is sent to find it.
+fn own_address(api: Option<&http::Uri>) -> Option<IpAddr> {
+    let host = api.and_then(|u| u.host()).map(|h| h.trim_matches(['[', ']']).to_owned());
+    // Documentation addresses (RFC 5737, RFC 3849): routed like any other that is not near.
+    let far = ["192.0.2.1".to_owned(), "2001:db8::1".to_owned()];
+    host.into_iter().chain(far).find_map(|to| {
+        let any: SocketAddr = if to.contains(':') { "[::]:0".parse().ok()? } else { "0.0.0.0:0".parse().ok()? };
+        let socket = std::net::UdpSocket::bind(any).ok()?;
+        socket.connect((to.as_str(), 9)).ok()?;
+        let own = socket.local_addr().ok()?.ip();
+        (!own.is_loopback() && !own.is_unspecified()).then_some(own)
+    })
 }
 
 fn host_name() -> Result<String, CliError> {
@@ -154,6 +212,7 @@ pub(super) async fn teardown(cli: &Cli, args: &Teardown) -> CliResult {
         data_dir: cli.data_dir.clone(),
         qemu: PathBuf::from("qemu-system-x86_64"),
         netns_prefix: cli.netns_prefix.clone(),
+        tunnel_address: None,
     };
     eprintln!("removing all VMs, devices, namespaces and tables of Multihome from this node");
     let mut left = multihome_agent::teardown(&config).await?;

@@ -1,11 +1,15 @@
 //! ClusterNetworks and Vpcs.
 
-use kube::ResourceExt;
-use multihome_model::checked::{check_cluster_network, check_vpc};
-use multihome_model::{ClusterNetwork, Network, Vpc};
+use std::collections::BTreeMap;
 
-use super::{Lookup, Refusal, Request, Verb, Verdict, list, listing, parse};
+use kube::ResourceExt;
+use multihome_model::checked::{check_cluster_network, check_network, check_vpc};
+use multihome_model::{ClusterNetwork, Network, Violations, Vpc};
+
+use super::{Lookup, Refusal, Request, Verb, Verdict, list, listing, parse, spec_changed};
+use crate::Key;
 use crate::vm::is_builtin_fabric;
+use crate::vpc::{Domain, Exchange, exchanges, subnets};
 
 pub(super) fn validate_fabric(req: &Request<'_>, look: &dyn Lookup) -> Verdict {
     if req.verb == Verb::Delete {
@@ -35,7 +39,57 @@ pub(super) fn validate_vpc(req: &Request<'_>, look: &dyn Lookup) -> Verdict {
     }
     let Some(new) = req.new else { return Ok(()) };
     let vpc: Vpc = parse(new)?;
-    Ok(check_vpc(req.name, &vpc.spec)?)
+    check_vpc(req.name, &vpc.spec)?;
+    if req.verb == Verb::Update && !spec_changed(req) {
+        return Ok(());
+    }
+    let key = Key::new(req.namespace, req.name);
+    let mut all = domains(look);
+    all.entry(key.clone()).or_default().peers = vpc.spec.peers.clone();
+    let mut v = Violations::default();
+    for (i, peer) in vpc.spec.peers.iter().enumerate() {
+        if Key::reference(&peer.vpc, req.namespace) == key {
+            v.add(format!("spec.peers[{i}].vpc"), "a Vpc does not peer with itself: name another one");
+        }
+    }
+    for (at, text) in clashes(&key, &all) {
+        v.add(at, text);
+    }
+    Ok(v.into_result(())?)
+}
+
+/// All Vpcs as their peers see them.
+pub(super) fn domains(look: &dyn Lookup) -> BTreeMap<Key, Domain> {
+    let mut all: BTreeMap<Key, Domain> = BTreeMap::new();
+    for vpc in list::<Vpc>(look, None) {
+        let key = Key::of(&vpc);
+        all.entry(key).or_default().peers = vpc.spec.peers;
+    }
+    for network in list::<Network>(look, None) {
+        let key = Key::of(&network);
+        if let (Some(vpc), Ok(spec)) = (&network.spec.vpc, check_network(&key.name, &network.spec)) {
+            let domain = all.entry(Key::new(key.namespace, vpc.clone())).or_default();
+            domain.networks.insert(key.name, subnets(&spec));
+        }
+    }
+    all
+}
+
+/// What a Vpc and those that peer with it would get that overlaps: the field, and a sentence.
+pub(super) fn clashes(vpc: &Key, all: &BTreeMap<Key, Domain>) -> Vec<(String, String)> {
+    let mut out = vec![];
+    for (key, domain) in all {
+        let concerned = key == vpc || domain.peers.iter().any(|p| Key::reference(&p.vpc, &key.namespace) == *vpc);
+        // What is missing yet is no clash.
+        let overlapping = |e: &Exchange| e.problem.as_ref().is_some_and(|p| p.contains(" overlaps "));
+        for e in exchanges(key, all).into_iter().filter(|e| concerned && overlapping(e)) {
+            out.push((
+                "spec.peers".to_owned(),
+                format!("between Vpcs {key} and {}: {}", e.other, e.problem.unwrap_or_default()),
+            ));
+        }
+    }
+    out
 }
 
 /// Refuses the removal of what others use, naming them.

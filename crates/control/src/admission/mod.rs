@@ -4,6 +4,7 @@
 //! API. It reads through [`Lookup`] and decides; it neither waits nor writes.
 
 mod fabric;
+mod floating;
 mod network;
 mod nic;
 mod vm;
@@ -12,7 +13,8 @@ use std::sync::Arc;
 
 use multihome_model::kubevirt::{VirtualMachine, VirtualMachineInstance};
 use multihome_model::{
-    AddressClaim, ClusterNetwork, FINALIZER_CLAIMS, GROUP, Network, NetworkInterface, Violation, Violations, Vpc,
+    AddressClaim, ClusterNetwork, FINALIZER_CLAIMS, FloatingIP, GROUP, Network, NetworkInterface, Violation,
+    Violations, Vpc,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -93,7 +95,7 @@ impl std::fmt::Debug for Rules {
 impl Rules {
     /// Fills in what the platform decides: the finalizer by which addresses are given back.
     pub fn fill_in(&self, verb: Verb, group: &str, plural: &str, object: &mut Value) {
-        if verb != Verb::Create || group != GROUP || plural != "networkinterfaces" {
+        if verb != Verb::Create || group != GROUP || !matches!(plural, "networkinterfaces" | "floatingips") {
             return;
         }
         let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
@@ -119,6 +121,7 @@ impl Rules {
             (GROUP, "networks") => network::validate(req, look),
             (GROUP, "networkinterfaces") => nic::validate(req, look),
             (GROUP, "clusternetworks") => fabric::validate_fabric(req, look),
+            (GROUP, "floatingips") => floating::validate(req, look),
             (GROUP, "vpcs") => fabric::validate_vpc(req, look),
             ("kubevirt.io", "virtualmachines") => vm::validate_machine(self, req, look),
             ("kubevirt.io", "virtualmachineinstances") => vm::validate_instance(self, req, look),
@@ -146,6 +149,7 @@ kind!(Network, GROUP, "networks");
 kind!(NetworkInterface, GROUP, "networkinterfaces");
 kind!(AddressClaim, GROUP, "addressclaims");
 kind!(ClusterNetwork, GROUP, "clusternetworks");
+kind!(FloatingIP, GROUP, "floatingips");
 kind!(Vpc, GROUP, "vpcs");
 kind!(VirtualMachine, "kubevirt.io", "virtualmachines");
 kind!(VirtualMachineInstance, "kubevirt.io", "virtualmachineinstances");

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use kube::ResourceExt;
 use multihome_model::checked::{CheckedNetwork, check_network};
-use multihome_model::{AddressClaim, ClusterNetwork, Family, MGMT_FABRIC, Mtu, Network, NetworkInterface, Violations};
+use multihome_model::{
+    AddressClaim, ClusterNetwork, Family, FloatingIP, MGMT_FABRIC, Mtu, Network, NetworkInterface, Violations,
+};
 use multihome_plan::mtu;
 use multihome_plan::primary::FAMILIES;
 
@@ -18,7 +20,11 @@ use crate::world::network_key;
 pub(super) fn validate(req: &Request<'_>, look: &dyn Lookup) -> Verdict {
     let key = Key::new(req.namespace, req.name);
     if req.verb == Verb::Delete {
-        return refuse_users(&users(look, &key), &format!("Network {:?}", req.name), "NICs");
+        refuse_users(&users(look, &key), &format!("Network {:?}", req.name), "NICs")?;
+        let floating = list::<FloatingIP>(look, None).into_iter().map(|f| (Key::of(&f), f));
+        let from = floating.filter(|(k, f)| Key::reference(&f.spec.network, &k.namespace) == key);
+        let from: Vec<String> = from.map(|(k, _)| k.to_string()).collect();
+        return refuse_users(&from, &format!("Network {:?}", req.name), "floating addresses");
     }
     let Some(new) = req.new else { return Ok(()) };
     if req.verb == Verb::Update && !spec_changed(req) {
@@ -36,6 +42,14 @@ pub(super) fn validate(req: &Request<'_>, look: &dyn Lookup) -> Verdict {
     for (k, other) in &others {
         if let Ok(other) = check_network(&k.name, &other.spec) {
             conflicts(&key, &checked, k, &other, &mut v);
+        }
+    }
+    if let Some(vpc) = &checked.vpc {
+        let vpc = Key::new(key.namespace.clone(), vpc.clone());
+        let mut all = super::fabric::domains(look);
+        if let Some(domain) = all.get_mut(&vpc).filter(|d| !d.peers.is_empty()) {
+            domain.networks.insert(key.name.clone(), crate::vpc::subnets(&checked));
+            super::fabric::clashes(&vpc, &all).into_iter().for_each(|(_, text)| v.add("spec", text));
         }
     }
     if let Some(old) = req.old {

@@ -1,8 +1,10 @@
 //! The controllers: one queue, one handler per kind.
 
 mod fabric;
+mod floating;
 mod network;
 mod nic;
+mod node;
 mod vm;
 mod vpc;
 
@@ -27,6 +29,7 @@ enum Work {
     Nic(Key),
     Vpc(Key),
     Fabric(String),
+    Floating(Key),
     Vm(Key),
     Vmi(Key),
     /// A node that is gone, by name.
@@ -80,6 +83,7 @@ pub async fn run(client: Client, world: World) {
                 Work::Nic(k) => nic::reconcile(&ctx, k).await,
                 Work::Vpc(k) => vpc::reconcile(&ctx, k).await,
                 Work::Fabric(name) => fabric::reconcile(&ctx, name).await,
+                Work::Floating(k) => floating::reconcile(&ctx, k).await,
                 Work::Vm(k) => vm::reconcile_vm(&ctx, k).await,
                 Work::Vmi(k) => vm::reconcile_vmi(&ctx, k).await,
                 Work::NodeGone(name) => network::forget_node(&ctx, name).await,
@@ -90,7 +94,7 @@ pub async fn run(client: Client, world: World) {
             })
         }
     });
-    tokio::join!(feed, work);
+    tokio::join!(feed, work, node::follow(&ctx));
 }
 
 fn enqueue_everything(ctx: &Context, queue: &Queue<Work>) {
@@ -100,6 +104,7 @@ fn enqueue_everything(ctx: &Context, queue: &Queue<Work>) {
     t.vpcs.keys().for_each(|k| queue.push(Work::Vpc(k.clone())));
     t.networks.keys().for_each(|k| queue.push(Work::Network(k.clone())));
     t.nics.keys().for_each(|k| queue.push(Work::Nic(k.clone())));
+    t.floating.keys().for_each(|k| queue.push(Work::Floating(k.clone())));
     t.vms.keys().for_each(|k| queue.push(Work::Vm(k.clone())));
     t.vmis.keys().for_each(|k| queue.push(Work::Vmi(k.clone())));
 }
@@ -111,8 +116,14 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
             let t = ctx.world.read();
             t.nics_of_network(&k).for_each(|nic| queue.push(Work::Nic(nic.clone())));
             t.vms.keys().filter(|vm| waits_for_network(&t, vm)).for_each(|vm| queue.push(Work::Vm(vm.clone())));
-            if let Some(vpc) = t.networks.get(&k).and_then(|n| n.spec.vpc.clone()) {
-                queue.push(Work::Vpc(Key::new(k.namespace.clone(), vpc)));
+            let from = |f: &Key, spec: &str| Key::reference(spec, &f.namespace) == k;
+            let floating = t.floating.iter().filter(|(f, o)| from(f, &o.spec.network));
+            floating.for_each(|(f, _)| queue.push(Work::Floating(f.clone())));
+            match t.networks.get(&k) {
+                Some(n) => {
+                    n.spec.vpc.iter().for_each(|v| enqueue_vpc(&t, queue, &Key::new(k.namespace.clone(), v.clone())))
+                }
+                None => t.vpcs.keys().for_each(|v| queue.push(Work::Vpc(v.clone()))),
             }
             drop(t);
             queue.push(Work::Network(k));
@@ -124,7 +135,16 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
                 queue.push(if t.vms.contains_key(&vm) { Work::Vm(vm) } else { Work::Vmi(vm) });
             }
             drop(t);
-            networks.into_iter().for_each(|n| queue.push(Work::Network(n)));
+            let t = ctx.world.read();
+            for n in networks {
+                if let Some(vpc) = t.networks.get(&n).and_then(|o| o.spec.vpc.clone()) {
+                    queue.push(Work::Vpc(Key::new(n.namespace.clone(), vpc)));
+                }
+                queue.push(Work::Network(n));
+            }
+            let led = t.floating.iter().filter(|(k, f)| k.namespace == key.namespace && f.spec.nic == key.name);
+            led.for_each(|(k, _)| queue.push(Work::Floating(k.clone())));
+            drop(t);
             queue.push(Work::Nic(key));
         }
         Change::Claim(network) => queue.push(Work::Network(network)),
@@ -135,7 +155,14 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
             drop(t);
             queue.push(Work::Fabric(name));
         }
-        Change::Vpc(k) => queue.push(Work::Vpc(k)),
+        Change::Vpc(k) => {
+            enqueue_vpc(&ctx.world.read(), queue, &k);
+            let t = ctx.world.read();
+            let waiting =
+                t.networks.iter().filter(|(n, o)| n.namespace == k.namespace && o.spec.vpc.as_deref() == Some(&k.name));
+            waiting.for_each(|(n, _)| queue.push(Work::Network(n.clone())));
+        }
+        Change::Floating(k) => queue.push(Work::Floating(k)),
         Change::Vm(k) => queue.push(Work::Vm(k)),
         Change::Vmi(k) => {
             let t = ctx.world.read();
@@ -156,6 +183,12 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
             pending.for_each(|(k, _)| queue.push(Work::Vmi(k.clone())));
         }
     }
+}
+
+/// A Vpc, and those for which what it offers counts.
+fn enqueue_vpc(t: &crate::world::Tables, queue: &Queue<Work>, vpc: &Key) {
+    queue.push(Work::Vpc(vpc.clone()));
+    crate::vpc::naming(t, vpc).for_each(|k| queue.push(Work::Vpc(k.clone())));
 }
 
 /// Whether a VM has fewer NICs than its manifest names.

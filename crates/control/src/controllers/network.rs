@@ -8,14 +8,14 @@ use kube::{Resource, ResourceExt};
 use multihome_model::checked::{CheckedNetwork, check_network};
 use multihome_model::condition::{self, Condition};
 use multihome_model::connectivity::LAYER2_FAILED;
-use multihome_model::{Network, NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec, NetworkType, Vni, names};
+use multihome_model::{Network, NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec, NetworkType, Vni};
 use multihome_plan::address;
 use serde_json::json;
 
 use super::{Context, Outcome};
 use crate::queue::Next;
 use crate::status;
-use crate::{Key, connectivity, vm};
+use crate::{Key, connectivity, vm, vpc};
 
 pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
     let Some(known) = ctx.world.read().networks.get(key).cloned() else { return Ok(Next::Wait) };
@@ -36,7 +36,7 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
         return Ok(Next::Wait);
     }
     let guard = ctx.choosing.lock().await;
-    let vni = choose_vni(ctx, key, &known, &spec);
+    let vni = choose_vni(ctx, &known, &spec);
     let (mtu, nics, used, free) = {
         let t = ctx.world.read();
         let none = BTreeSet::new();
@@ -152,21 +152,15 @@ async fn set_ready(
 }
 
 /// The VNI of an overlay: the one that it asks for or has, else one that follows from its uid and is free.
-fn choose_vni(ctx: &Context, key: &Key, known: &Network, spec: &CheckedNetwork) -> Option<Vni> {
+fn choose_vni(ctx: &Context, known: &Network, spec: &CheckedNetwork) -> Option<Vni> {
     if spec.kind != NetworkType::Overlay {
         return None;
     }
     if spec.vni.is_some() {
         return spec.vni;
     }
-    let t = ctx.world.read();
-    let vni_of = |n: &Network| n.spec.vni.or(n.status.as_ref().and_then(|s| s.vni));
-    let taken: BTreeSet<u32> = t.networks.iter().filter(|(k, _)| *k != key).filter_map(|(_, n)| vni_of(n)).collect();
-    if let Some(v) = vni_of(known).filter(|v| !taken.contains(v)) {
-        return Vni::new(v).ok();
-    }
-    let start = u32::from_str_radix(&names::short_hash(&known.uid().unwrap_or_default())[..6], 16).unwrap_or(1);
-    (0..Vni::MAX).map(|i| (start + i) % Vni::MAX + 1).find(|v| !taken.contains(v)).and_then(|v| Vni::new(v).ok())
+    let had = known.spec.vni.or(known.status.as_ref().and_then(|s| s.vni));
+    vpc::choose_vni(&ctx.world.read(), &known.uid().unwrap_or_default(), had)
 }
 
 /// The NetworkAttachmentDefinition of the network's own name, with the labels by which Harvester's tools read it.

@@ -8,8 +8,8 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt};
 use multihome_model::checked::{CheckedNic, Subnet, check_nic};
 use multihome_model::{
-    AddressClaim, AddressClaimSpec, Condition, DhcpMode, FINALIZER_CLAIMS, Family, MacAddr, NetworkInterface,
-    NicAddressStatus, SOURCE_CLAIM, SOURCE_GUARD, names,
+    AddressClaim, AddressClaimSpec, Condition, DhcpMode, FINALIZER_CLAIMS, Family, FloatingIP, MacAddr,
+    NetworkInterface, NicAddressStatus, OwnerRef, SOURCE_CLAIM, SOURCE_GUARD, names,
 };
 use multihome_plan::address;
 use multihome_plan::primary::FAMILIES;
@@ -282,14 +282,21 @@ async fn choose_ip(
     }
 }
 
-/// Creates a claim if nobody has it. The inner error names the NIC that does.
 async fn claim(ctx: &Context, view: &VmNicView, name: &str, address: &str) -> Result<Result<(), String>, Failure> {
-    let api: Api<AddressClaim> = Api::namespaced(ctx.client.clone(), &view.network_key.namespace);
-    let owner = owner_of(&view.nic);
-    let claim = AddressClaim::new(
-        name,
-        AddressClaimSpec { network: view.network_key.name.clone(), address: address.into(), owner: owner.clone() },
-    );
+    claim_for(ctx, &view.network_key, &owner_of(&view.nic), name, address).await
+}
+
+/// Creates a claim if nobody has it. The inner error names the NIC or floating address that does.
+pub(super) async fn claim_for(
+    ctx: &Context,
+    network: &Key,
+    owner: &OwnerRef,
+    name: &str,
+    address: &str,
+) -> Result<Result<(), String>, Failure> {
+    let api: Api<AddressClaim> = Api::namespaced(ctx.client.clone(), &network.namespace);
+    let spec = AddressClaimSpec { network: network.name.clone(), address: address.into(), owner: owner.clone() };
+    let claim = AddressClaim::new(name, spec);
     loop {
         match api.create(&PostParams::default(), &claim).await {
             Ok(_) => return Ok(Ok(())),
@@ -301,7 +308,7 @@ async fn claim(ctx: &Context, view: &VmNicView, name: &str, address: &str) -> Re
             return Ok(Ok(()));
         }
         let holder = there.spec.owner.clone();
-        if nic_lives(ctx, &holder.namespace, &holder.name, &holder.uid).await? {
+        if holder_lives(ctx, &holder.namespace, &holder.name, &holder.uid).await? {
             return Ok(Err(format!("{}/{}", holder.namespace, holder.name)));
         }
         // Its NIC is gone without having given it back.
@@ -309,12 +316,14 @@ async fn claim(ctx: &Context, view: &VmNicView, name: &str, address: &str) -> Re
     }
 }
 
-async fn nic_lives(ctx: &Context, namespace: &str, name: &str, uid: &str) -> Result<bool, Failure> {
-    let api: Api<NetworkInterface> = Api::namespaced(ctx.client.clone(), namespace);
-    Ok(api.get_opt(name).await?.is_some_and(|n| n.uid().as_deref() == Some(uid)))
+async fn holder_lives(ctx: &Context, namespace: &str, name: &str, uid: &str) -> Result<bool, Failure> {
+    let nics: Api<NetworkInterface> = Api::namespaced(ctx.client.clone(), namespace);
+    let floating: Api<FloatingIP> = Api::namespaced(ctx.client.clone(), namespace);
+    Ok(nics.get_opt(name).await?.is_some_and(|n| n.uid().as_deref() == Some(uid))
+        || floating.get_opt(name).await?.is_some_and(|f| f.uid().as_deref() == Some(uid)))
 }
 
-async fn delete_claim(api: &Api<AddressClaim>, claim: &AddressClaim) -> Result<(), Failure> {
+pub(super) async fn delete_claim(api: &Api<AddressClaim>, claim: &AddressClaim) -> Result<(), Failure> {
     let exactly = DeleteParams {
         preconditions: Some(kube::api::Preconditions { uid: claim.uid(), resource_version: None }),
         ..Default::default()

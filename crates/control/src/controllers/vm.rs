@@ -22,7 +22,7 @@ use super::{Context, Failure, Outcome};
 use crate::queue::Next;
 use crate::vm::{ManifestNic, manifest_nics, nic_name, pod_network};
 use crate::world::vm_key;
-use crate::{Key, status};
+use crate::{Key, fabric, node, status};
 
 /// How long a VM that failed rests before it is started again.
 const RESTART_DELAY: Duration = Duration::from_secs(10);
@@ -182,7 +182,8 @@ pub(super) async fn reconcile_vmi(ctx: &Context, key: &Key) -> Outcome {
     schedule(ctx, key, &vmi).await
 }
 
-/// Binds an instance to the ready node with the fewest instances that its selector allows.
+/// Binds an instance to the ready node with the fewest instances that its selector allows and that has an uplink to every
+/// fabric of its networks.
 async fn schedule(ctx: &Context, key: &Key, vmi: &VirtualMachineInstance) -> Outcome {
     if vmi.status.as_ref().is_some_and(|s| s.node_name.is_some()) {
         return Ok(Next::Wait);
@@ -195,39 +196,41 @@ async fn schedule(ctx: &Context, key: &Key, vmi: &VirtualMachineInstance) -> Out
             };
             t.vmis.values().filter(here).count()
         };
-        let fits = t.nodes.values().filter(|n| is_ready(n) && selected(n, &vmi.spec));
-        fits.map(|n| n.name_any()).min_by_key(|n| (load(n), n.clone()))
+        let fits = t.nodes.values().filter(|n| node::is_ready(n) && selected(n, &vmi.spec)).map(|n| n.name_any());
+        let fits: Vec<String> = fits.collect();
+        if fits.is_empty() {
+            Err("no node is ready that its nodeSelector allows".to_owned())
+        } else {
+            let missing = |n: &String| fabric::missing(&t, n, key);
+            let chosen = fits.iter().filter(|n| missing(n).is_none()).min_by_key(|n| (load(n), (*n).clone()));
+            let why = || {
+                let all: Vec<String> =
+                    fits.iter().filter_map(|n| Some(format!("{n} has no uplink to {}", missing(n)?))).collect();
+                format!("no node reaches all its networks: {}", all.join(", "))
+            };
+            chosen.cloned().ok_or_else(why)
+        }
     };
     let api: Api<VirtualMachineInstance> = Api::namespaced(ctx.client.clone(), &key.namespace);
     status::update(&api, &key.name, Some(vmi), |o| {
         let s = o.status.get_or_insert_default();
         match &chosen {
-            Some(node) if s.node_name.is_none() => {
+            Ok(node) if s.node_name.is_none() => {
                 s.node_name = Some(node.clone());
                 s.phase = "Scheduled".into();
                 s.reason = None;
             }
-            Some(_) => {}
-            None => {
-                let text = "no node is ready that its nodeSelector allows";
+            Ok(_) => {}
+            Err(text) => {
                 s.phase = "Pending".into();
-                s.reason = Some(text.into());
-                condition::set(
-                    &mut s.conditions,
-                    Condition::new(status::READY, false, "Unschedulable", text),
-                    &status::now(),
-                );
+                s.reason = Some(text.clone());
+                let ready = Condition::new(status::READY, false, "Unschedulable", &**text);
+                condition::set(&mut s.conditions, ready, &status::now());
             }
         }
     })
     .await?;
     Ok(Next::Wait)
-}
-
-fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
-    conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
-        && node.spec.as_ref().is_none_or(|s| s.unschedulable != Some(true))
 }
 
 fn selected(node: &Node, spec: &VirtualMachineInstanceSpec) -> bool {

@@ -134,15 +134,21 @@ impl Kernel {
             UplinkKind::Device => return self.put_device(name, uplink),
         };
         let bridge = self.rtnl.index(uplink.bridge.as_str())?;
-        if let Some(link) = self.expect(name, kind_name)? {
-            if self.uplink_kind(&link)?.as_ref() == Some(&uplink.kind) {
-                return self.plug(name, bridge, &uplink.alias, uplink.mtu, true);
+        let there = self.expect(name, kind_name)?;
+        let same = match &there {
+            Some(link) => self.uplink_kind(link)?.as_ref() == Some(&uplink.kind),
+            None => false,
+        };
+        if !same {
+            if there.is_some() {
+                self.rtnl.delete(name.as_str()).unless_missing()?;
             }
-            self.rtnl.delete(name.as_str()).unless_missing()?;
+            self.forget_remotes(name);
+            self.rtnl.create(&NewLink { name: name.as_str(), kind, change: LinkChange::default() })?;
+            self.silence(name.as_str())?;
         }
-        self.rtnl.create(&NewLink { name: name.as_str(), kind, change: LinkChange::default() })?;
-        self.silence(name.as_str())?;
-        self.plug(name, bridge, &uplink.alias, uplink.mtu, true)
+        let learns = kind_name != "vxlan" || self.learns_remotes(name);
+        self.plug(name, bridge, &uplink.alias, uplink.mtu, learns)
     }
 
     /// The index of a device that is up and carries packets of this size: one that does not is made to.
@@ -232,6 +238,7 @@ impl Kernel {
     /// Takes an uplink away: a device of ours is removed, one of the node's own is given back.
     pub(super) fn delete_uplink(&mut self, name: &IfName) -> Result<()> {
         if name.as_str().starts_with(names::VLAN) || name.as_str().starts_with(names::VXLAN) {
+            self.forget_remotes(name);
             return self.delete_device(name);
         }
         if let Some(link) = self.rtnl.link(name.as_str())? {

@@ -16,10 +16,15 @@ use super::Kernel;
 use super::security::{TABLE, is_assigned};
 use crate::error::{Error, Result};
 
-/// What a domain's namespace is made to do. `arp_ignore` 1: a leg answers for its own address and not
-/// for other subnets' gateways.
-const DOMAIN_SYSCTLS: [(&str, &str); 3] =
-    [("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1"), ("net/ipv4/conf/all/arp_ignore", "1")];
+/// What a domain's namespace is made to do. `arp_ignore` 1: a leg answers for its own address and not for other subnets'
+/// gateways. `rp_filter` 0, whatever the host has: between peers there and back are different ways.
+const DOMAIN_SYSCTLS: [(&str, &str); 5] = [
+    ("net/ipv4/ip_forward", "1"),
+    ("net/ipv6/conf/all/forwarding", "1"),
+    ("net/ipv4/conf/all/arp_ignore", "1"),
+    ("net/ipv4/conf/all/rp_filter", "0"),
+    ("net/ipv4/conf/default/rp_filter", "0"),
+];
 
 /// The host's side of all ways out. Nothing goes from one domain to another, nothing but answers comes
 /// in, and only what the domains have translated to their transit address goes out.
@@ -101,7 +106,7 @@ table inet {REPLIES} {{
 }
 
 /// Gives a link exactly these addresses; link-local IPv6 ones are the kernel's own.
-fn set_addresses(rtnl: &mut Rtnl, index: u32, wanted: &BTreeSet<(IpAddr, u8)>) -> Result<()> {
+pub(super) fn set_addresses(rtnl: &mut Rtnl, index: u32, wanted: &BTreeSet<(IpAddr, u8)>) -> Result<()> {
     let addresses = |rtnl: &mut Rtnl| -> Result<BTreeSet<(IpAddr, u8)>> {
         let all = rtnl.addresses()?.into_iter();
         let own = all.filter(|a| a.index == index && is_assigned(a.ip));
@@ -142,7 +147,13 @@ impl Kernel {
     }
 
     /// A veth pair from the host's namespace into a domain: there already, or made anew.
-    fn pair(&mut self, netns: &Netns, inside: &mut Rtnl, outer: &IfName, inner: &IfName) -> Result<(u32, u32)> {
+    pub(super) fn pair(
+        &mut self,
+        netns: &Netns,
+        inside: &mut Rtnl,
+        outer: &IfName,
+        inner: &IfName,
+    ) -> Result<(u32, u32)> {
         self.require(Capability::Veth, || "gateways".into())?;
         let near = self.expect(outer, "veth")?;
         let far = inside.link(inner.as_str())?;

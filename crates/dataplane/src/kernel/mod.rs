@@ -7,8 +7,11 @@
 mod bond;
 mod bridge;
 mod domain;
+mod floating;
 mod notes;
 mod observe;
+mod overlay;
+mod router;
 mod security;
 
 use std::collections::BTreeMap;
@@ -19,7 +22,7 @@ use multihome_model::{IfName, names};
 use multihome_netlink::nft::Nft;
 use multihome_netlink::packet::{Insn, PacketSocket};
 use multihome_netlink::{Capabilities, Capability, Idempotent, Link, Netns, Rtnl};
-use multihome_plan::node::{NodeState, Port, Step, diff};
+use multihome_plan::node::{NodeState, Port, Remotes, Step, diff};
 
 pub use self::security::Rogue;
 use crate::error::{Error, Result, StepError};
@@ -48,6 +51,8 @@ pub struct Kernel {
     nft: Nft,
     /// The facts in the tables, once read; every later change goes through here.
     ports: Option<BTreeMap<IfName, Port>>,
+    /// What VXLAN uplinks know, once read; every later change goes through here.
+    remotes: Option<BTreeMap<IfName, Remotes>>,
     /// The tables are loaded: known for certain, because we did it or looked.
     tables: bool,
 }
@@ -65,7 +70,7 @@ impl Kernel {
     pub fn open(config: Config) -> Result<Self> {
         let rtnl = Rtnl::open_in(&config.host)?;
         let nft = Nft::open_in(&config.host)?;
-        Ok(Self { config, rtnl, nft, ports: None, tables: false })
+        Ok(Self { config, rtnl, nft, ports: None, remotes: None, tables: false })
     }
 
     /// What this machine's kernel can do.
@@ -88,9 +93,19 @@ impl Kernel {
             Step::DeleteBond(name) => self.delete_bond(name),
             Step::PutBridge(name, bridge) => self.put_bridge(name, bridge),
             Step::PutUplink(name, uplink) => self.put_uplink(name, uplink),
+            Step::PutFlood(name, flood) => self.put_flood(name, flood),
+            Step::PutRemote(name, mac, remote) => self.put_remote(name, *mac, Some(remote)),
+            Step::DeleteRemote(name, mac) => self.put_remote(name, *mac, None),
             Step::PutLeg(ns, name, leg) => self.put_leg(ns, name, leg),
             Step::PutEgress(ns, egress) => self.put_egress(ns, egress),
             Step::DeleteEgress(_, host) => self.delete_egress(host),
+            Step::PutRouter(ns, router) => self.put_router(ns, router),
+            Step::DeleteRouter(ns, name) | Step::DeletePeering(ns, name) => self.delete_inside(ns, name),
+            Step::PutPeering(peering) => self.put_peering(peering),
+            Step::PutFloating(ns, name, floating) => self.put_floating(ns, name, floating),
+            Step::DeleteFloating(ns, name) => self.delete_floating(ns, name),
+            Step::PutRoute(ns, to, via) => self.put_route(ns, *to, via),
+            Step::DeleteRoute(ns, to) => self.delete_route(ns, *to),
             Step::PutPort(name, port) => self.put_port(name, Some(port)),
             Step::DeletePort(name) => self.put_port(name, None),
             Step::PutTap(name, tap) => self.put_tap(name, tap),

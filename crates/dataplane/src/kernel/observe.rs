@@ -12,14 +12,14 @@ use multihome_plan::node::{Bond, Bridge, Domain, Egress, Leg, NodeState, Tap, Up
 use super::bridge::{bound_mac, learns, read_tap_alias};
 use super::domain::{LEGS, REPLIES, forwarding_key};
 use super::security::{TABLE, device_name, is_assigned};
-use super::{Kernel, is_ours};
+use super::{Kernel, floating, is_ours, router};
 use crate::error::Result;
 
 /// Where a port that has no bridge is said to be. No device has this name.
 const NOWHERE: &str = "-";
 
 /// The host's links and what belongs to them.
-struct Host {
+pub(super) struct Host {
     links: Vec<Link>,
     names: HashMap<u32, String>,
     fdb: HashMap<u32, Vec<FdbEntry>>,
@@ -36,7 +36,23 @@ struct Inside {
 }
 
 impl Host {
-    fn ours(&self, prefix: &'static str, kind: &'static str) -> impl Iterator<Item = (IfName, &Link)> {
+    /// Reads them.
+    pub(super) fn look(rtnl: &mut Rtnl) -> Result<Self> {
+        let links = rtnl.links()?;
+        let mut fdb: HashMap<u32, Vec<FdbEntry>> = HashMap::new();
+        for entry in rtnl.fdb()? {
+            fdb.entry(entry.index).or_default().push(entry);
+        }
+        let names = links.iter().map(|l| (l.index, l.name.clone())).collect();
+        Ok(Self { links, names, fdb, addresses: rtnl.addresses()? })
+    }
+
+    /// The forwarding entries of a device.
+    pub(super) fn entries(&self, index: u32) -> &[FdbEntry] {
+        self.fdb.get(&index).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    pub(super) fn ours(&self, prefix: &'static str, kind: &'static str) -> impl Iterator<Item = (IfName, &Link)> {
         self.links
             .iter()
             .filter(move |l| l.kind == kind && is_ours(&l.name, prefix))
@@ -50,7 +66,7 @@ impl Host {
 
     /// Whether the fixed entries of a port are exactly these.
     fn fixed(&self, link: &Link, wanted: Option<[u8; 6]>) -> bool {
-        let entries = self.fdb.get(&link.index).map(Vec::as_slice).unwrap_or_default();
+        let entries = self.entries(link.index);
         let mut fixed: Vec<[u8; 6]> =
             entries.iter().filter(|e| e.permanent && !e.own && Some(e.mac) != link.mac).map(|e| e.mac).collect();
         fixed.dedup();
@@ -92,13 +108,7 @@ impl Kernel {
         // The facts may have been changed by somebody else: read them anew.
         self.ports = None;
         let ports = self.known_ports()?.clone();
-        let links = self.rtnl.links()?;
-        let mut fdb: HashMap<u32, Vec<FdbEntry>> = HashMap::new();
-        for entry in self.rtnl.fdb()? {
-            fdb.entry(entry.index).or_default().push(entry);
-        }
-        let names = links.iter().map(|l| (l.index, l.name.clone())).collect();
-        let host = Host { links, names, fdb, addresses: self.rtnl.addresses()? };
+        let host = Host::look(&mut self.rtnl)?;
         let mut state = NodeState { ports, ..NodeState::default() };
         for (name, link) in host.ours(names::BRIDGE, "bridge") {
             let (mtu, right) = mtu_of(link);
@@ -111,7 +121,8 @@ impl Kernel {
         for (prefix, kind) in [(names::VXLAN, "vxlan"), (names::VLAN, "vlan")] {
             for (name, link) in host.ours(prefix, kind) {
                 let (mtu, right) = mtu_of(link);
-                let right = right && link.up && link.port.learning == Some(true);
+                // What a tunnel learns is said with what it knows.
+                let right = right && link.up && (kind == "vxlan" || link.port.learning == Some(true));
                 if let Some(kind) = self.uplink_kind(link)? {
                     let (alias, bridge) = (alias_if(right, &link.alias), host.bridge_of(link));
                     state.uplinks.insert(name, Uplink { alias, bridge, mtu, kind });
@@ -140,6 +151,7 @@ impl Kernel {
             let tap = observed_tap(&host, link, state.ports.get(&name));
             state.taps.insert(name, tap);
         }
+        state.remotes = self.observe_remotes(&host)?.clone();
         self.observe_domains(&host, &mut state)?;
         Ok(state)
     }
@@ -147,8 +159,10 @@ impl Kernel {
     fn observe_domains(&mut self, host: &Host, state: &mut NodeState) -> Result<()> {
         let mut legs: BTreeMap<IfName, &Link> = host.ours(names::LEG, "veth").collect();
         let mut ways: BTreeMap<IfName, &Link> = host.ours(names::EGRESS, "veth").collect();
+        let mut floats: BTreeMap<IfName, &Link> = host.ours(names::FLOATING, "veth").collect();
         let forwarding = self.forwarding()?;
         let prefix = self.netns_name(names::NETNS);
+        let mut found = Vec::new();
         for full in Netns::list()? {
             let Some(hash) = full.strip_prefix(&prefix) else { continue };
             let name = format!("{}{hash}", names::NETNS);
@@ -158,21 +172,36 @@ impl Kernel {
             // It may be gone again by now.
             let Some(netns) = Netns::open(&full).unless_missing()? else { continue };
             let inside = look_inside(&netns)?;
-            let mut domain = Domain { legs: BTreeMap::new(), egress: None };
+            found.push((name, netns, inside));
+        }
+        let ends: BTreeMap<_, _> =
+            found.iter().flat_map(|(name, _, inside)| router::ends(&inside.links, name)).collect();
+        for (name, netns, inside) in found {
+            let mut domain = Domain::default();
             for far in inside.links.iter().filter(|l| l.kind == "veth") {
                 let joined = |near: &&Link| near.index == far.parent && near.parent == far.index;
+                if is_ours(&far.name, names::PEER) {
+                    continue;
+                }
                 if let Some(name) = find(&legs, joined) {
                     let near = legs.remove(&name).unwrap_or(far);
                     domain.legs.extend(observed_leg(host, &inside, near, far).map(|leg| (name, leg)));
+                } else if let Some(name) = find(&floats, joined) {
+                    let near = floats.remove(&name).unwrap_or(far);
+                    let (bridge, fixed) = (host.bridge_of(near), host.fixed(near, far.mac));
+                    let (mut rtnl, mut nft) = (Rtnl::open_in(&netns)?, Nft::open_in(&netns)?);
+                    let seen = floating::observed(&mut rtnl, &mut nft, (&name, near), far, bridge, fixed)?;
+                    domain.floating.extend(seen.map(|f| (name, f)));
                 } else if let Some(name) = find(&ways, joined) {
                     let near = ways.remove(&name).unwrap_or(far);
                     domain.egress = observed_egress(host, &inside, name, near, far, &forwarding);
                 }
             }
+            router::observe(&mut Rtnl::open_in(&netns)?, &inside.links, &ends, &mut domain)?;
             state.domains.insert(name, domain);
         }
         // Ends whose domain is gone lead nowhere; they are shown in domains that nobody wants.
-        for (i, name) in legs.into_keys().chain(ways.into_keys()).enumerate() {
+        for (i, name) in legs.into_keys().chain(ways.into_keys()).chain(floats.into_keys()).enumerate() {
             let leg = Leg {
                 alias: String::new(),
                 bridge: IfName::new(NOWHERE).expect("a dash is a device name"),
@@ -182,7 +211,7 @@ impl Kernel {
                 mtu: Mtu::ETHERNET,
                 symmetric: false,
             };
-            let lost = Domain { legs: BTreeMap::from([(name, leg)]), egress: None };
+            let lost = Domain { legs: BTreeMap::from([(name, leg)]), ..Domain::default() };
             state.domains.insert(format!("{}lost-{i}", names::NETNS), lost);
         }
         Ok(())

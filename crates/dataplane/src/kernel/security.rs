@@ -54,6 +54,8 @@ const PROBES: &str = "probes";
 /// Probes between nodes (set `probes`) and answers to a node's probe MAC are for the packet sockets on uplinks: no guest
 /// hears or forges them.
 ///
+/// A gateway of ours has the same addresses on every node, and each answers on its own: what one asks or answers stays there.
+///
 /// Nothing passes between the host itself and a bridge: the host has no business in a network, and
 /// would answer ARP there for its own addresses.
 const RULES: &str = r#"
@@ -132,6 +134,8 @@ table bridge multihome {
     }
     chain forward {
         type filter hook forward priority -300; policy accept;
+        iifname "mhl*" oifname "mhx*" ether type arp drop
+        iifname "mhl*" oifname "mhx*" ether type ip6 icmpv6 type { nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect } drop
         oifname != "mht*" accept
         ether type @probes drop
         ether daddr & ff:ff:00:00:00:00 == 0e:6d:00:00:00:00 drop

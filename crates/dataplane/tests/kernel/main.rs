@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod guest;
+mod overlay;
+mod router;
 mod uplinks;
 mod vm;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
@@ -23,7 +25,7 @@ use multihome_netlink::{
     Address, Capabilities, FdbEntry, LinkChange, LinkKind, Netns, NewLink, Route, Rtnl, VethPeer, sysctl,
 };
 use multihome_plan::node::{
-    Bridge, Domain, Egress, Leg, NodeState, Port, Security, Service, Step, Tap, Uplink, UplinkKind, diff,
+    Bridge, Egress, Leg, NodeState, Port, Remotes, Security, Service, Step, Tap, Uplink, UplinkKind, diff,
 };
 
 /// A machine with a world outside: 198.51.100.1 answers there, and knows no way back but to the
@@ -140,7 +142,7 @@ fn network(state: &mut NodeState, n: u8, domain: &str) {
         symmetric: false,
     };
     let ns = domain_name(domain);
-    let domain_state = state.domains.entry(ns).or_insert_with(|| Domain { legs: BTreeMap::new(), egress: None });
+    let domain_state = state.domains.entry(ns).or_default();
     domain_state.legs.insert(name(names::LEG, &uid), leg);
     let host_address = Ipv4Addr::new(169, 254, 64, domain.len() as u8 * 2);
     let egress = domain_state.egress.get_or_insert_with(|| Egress {
@@ -194,6 +196,7 @@ fn plan() -> NodeState {
         kind,
     };
     state.uplinks.insert(name(names::VXLAN, "net3"), uplink);
+    state.remotes.insert(name(names::VXLAN, "net3"), Remotes::default());
     state
 }
 

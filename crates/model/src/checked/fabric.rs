@@ -49,5 +49,17 @@ pub fn check_vpc(name: &str, spec: &VpcSpec) -> Result<(), Violations> {
                 .map_err(|_| ParseError(format!("next hop {hop:?} is not an address: use one such as 10.0.0.2"))),
         );
     }
+    for (i, peer) in spec.peers.iter().enumerate() {
+        let at = format!("spec.peers[{i}].vpc");
+        for part in peer.vpc.split('/') {
+            v.take(&at, names::dns_label(part));
+        }
+        if peer.vpc.split('/').count() > 2 {
+            v.add(&at, format!("{:?} names no Vpc: use NAME or NAMESPACE/NAME", peer.vpc));
+        }
+        if spec.peers[..i].iter().any(|p| p.vpc == peer.vpc) {
+            v.add(&at, format!("Vpc {:?} is named twice: name it once", peer.vpc));
+        }
+    }
     v.into_result(())
 }

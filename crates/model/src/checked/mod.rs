@@ -1,11 +1,13 @@
 //! Specs as the rest of the program works with them: every value parsed, every rule about one object alone checked.
 
 mod fabric;
+mod floating;
 mod network;
 mod nic;
 mod subnet;
 
 pub use fabric::{check_cluster_network, check_vpc};
+pub use floating::{CheckedFloatingIP, check_floating_ip};
 pub use network::{CheckedNetwork, check_network};
 pub use nic::{CheckedNic, check_nic};
 pub use subnet::{AddressRange, Route, Subnet, parse_range, parse_route};

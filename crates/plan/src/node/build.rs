@@ -7,6 +7,9 @@ use ipnet::{IpNet, Ipv4Net};
 use multihome_model::checked::CheckedNetwork;
 use multihome_model::{DhcpMode, Family, IfName, MacAddr, Mtu, NetworkType, PortSecurity, Vni, names};
 
+use super::floating::{NodeFloating, add_floating};
+use super::overlay::{RemoteNic, remotes};
+use super::vpc::{NodeVpc, add_vpcs};
 use super::{Bond, Bridge, Domain, Egress, Leg, NodeState, Port, Security, Service, Tap, Uplink, UplinkKind};
 
 /// UDP port of VXLAN (RFC 7348 section 5).
@@ -66,6 +69,8 @@ pub struct Fabric {
 /// What the node itself is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeFacts {
+    /// Its name.
+    pub name: String,
     /// Fabrics by name.
     pub fabrics: BTreeMap<String, Fabric>,
     /// Outer source address of overlays.
@@ -81,6 +86,12 @@ pub struct NodeInput {
     pub networks: Vec<NodeNetwork>,
     /// NICs, in any order.
     pub nics: Vec<NodeNic>,
+    /// NICs of other nodes on these networks and on those of the routing domains below, in any order.
+    pub remote: Vec<RemoteNic>,
+    /// Floating addresses of these NICs; the networks that they are from are among those above.
+    pub floating: Vec<NodeFloating>,
+    /// The routing domains of these networks, and those that they peer with, in any order.
+    pub vpcs: Vec<NodeVpc>,
 }
 
 /// The device name of a NIC's tap.
@@ -98,10 +109,11 @@ pub fn domain_name(network: &NodeNetwork) -> String {
     format!("{}{}", names::NETNS, names::short_hash(domain_uid(network)))
 }
 
-/// Computes what the node must hold. Networks without a NIC on this node take nothing.
+/// Computes what the node must hold. Networks without a NIC, or a floating address, on this node take nothing.
 pub fn build(input: &NodeInput) -> NodeState {
     let mut state = NodeState::default();
-    let carried: BTreeSet<&str> = input.nics.iter().map(|n| n.network.as_str()).collect();
+    let outside = input.floating.iter().map(|f| f.network.as_str());
+    let carried: BTreeSet<&str> = input.nics.iter().map(|n| n.network.as_str()).chain(outside).collect();
     let mut networks: Vec<&NodeNetwork> = input.networks.iter().filter(|n| carried.contains(n.key.as_str())).collect();
     networks.sort_by(|a, b| a.uid.cmp(&b.uid));
     let by_key: BTreeMap<&str, &NodeNetwork> = networks.iter().map(|n| (n.key.as_str(), *n)).collect();
@@ -118,8 +130,12 @@ pub fn build(input: &NodeInput) -> NodeState {
             let alias = format!("uplink {}", network.key);
             state.uplinks.insert(name, Uplink { alias, bridge: bridge.clone(), mtu: network.mtu, kind });
         }
+        let open = |n: &NodeNic| n.network == network.key && n.security == PortSecurity::Promiscuous;
+        state.remotes.extend(remotes(network, input.nics.iter().any(open), &input.remote));
         add_leg(network, bridge, &mut state);
     }
+    add_vpcs(input, &mut state);
+    add_floating(input, &by_key, &mut state);
     assign_transit(&networks, &mut state);
     for nic in &input.nics {
         if let Some(network) = by_key.get(nic.network.as_str()) {
@@ -163,8 +179,7 @@ fn add_leg(network: &NodeNetwork, bridge: IfName, state: &mut NodeState) {
     if addresses.is_empty() {
         return;
     }
-    let domain =
-        state.domains.entry(domain_name(network)).or_insert_with(|| Domain { legs: BTreeMap::new(), egress: None });
+    let domain: &mut Domain = state.domains.entry(domain_name(network)).or_default();
     domain.legs.insert(
         names::device(names::LEG, &network.uid),
         Leg {

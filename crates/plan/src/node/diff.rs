@@ -1,7 +1,9 @@
 //! From observed to desired, in an order that never leaves a port open: what a port may send is known before the
 //! device joins its bridge, and forgotten after it has left.
 
-use super::{NodeState, Step};
+use multihome_model::IfName;
+
+use super::{NodeState, Peering, Router, Step, Via};
 
 /// The ordered steps from `observed` to `desired`. Empty where they are equal.
 pub fn diff(observed: &NodeState, desired: &NodeState) -> Vec<Step> {
@@ -32,12 +34,33 @@ fn remove(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
         {
             steps.push(Step::DeleteEgress(ns.clone(), egress.host.clone()));
         }
-    }
-    for (name, uplink) in &observed.uplinks {
-        let replaced = desired.uplinks.get(name).is_some_and(|d| d.kind != uplink.kind);
-        if !desired.uplinks.contains_key(name) || replaced {
-            steps.push(Step::DeleteUplink(name.clone()));
+        for (name, floating) in &domain.floating {
+            // Translations of conversations that run go with the old one.
+            if wanted.and_then(|w| w.floating.get(name)).is_none_or(|w| w.table != floating.table) {
+                steps.push(Step::DeleteFloating(ns.clone(), name.clone()));
+            }
         }
+        // A domain that goes takes its inside along.
+        if let Some(wanted) = wanted {
+            let gone = domain.routes.keys().filter(|to| !wanted.routes.contains_key(*to));
+            steps.extend(gone.map(|to| Step::DeleteRoute(ns.clone(), *to)));
+            let gone = domain.peers.keys().filter(|device| !wanted.peers.contains_key(*device));
+            steps.extend(gone.map(|device| Step::DeletePeering(ns.clone(), device.clone())));
+            if let (Some(router), None) = (&domain.router, &wanted.router) {
+                steps.push(Step::DeleteRouter(ns.clone(), router.device.clone()));
+            }
+        }
+    }
+    for (name, seen) in &observed.remotes {
+        let wanted = desired.remotes.get(name);
+        // An uplink that goes takes along what it knows.
+        if kept(observed, desired, name) {
+            let gone = seen.hosts.keys().filter(|mac| wanted.is_none_or(|w| !w.hosts.contains_key(*mac)));
+            steps.extend(gone.map(|mac| Step::DeleteRemote(name.clone(), *mac)));
+        }
+    }
+    for name in observed.uplinks.keys().filter(|n| !kept(observed, desired, n)) {
+        steps.push(Step::DeleteUplink(name.clone()));
     }
     for name in observed.bridges.keys().filter(|n| !desired.bridges.contains_key(*n)) {
         steps.push(Step::DeleteBridge(name.clone()));
@@ -48,6 +71,56 @@ fn remove(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
     for name in observed.domains.keys().filter(|n| !desired.domains.contains_key(*n)) {
         steps.push(Step::DeleteDomain(name.clone()));
     }
+}
+
+/// Tunnels of domains, links between them, and then the routes by both.
+fn inside(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
+    for (ns, domain) in &desired.domains {
+        let seen = observed.domains.get(ns);
+        if let Some(router) = &domain.router
+            && seen.and_then(|s| s.router.as_ref()) != Some(router)
+        {
+            steps.push(Step::PutRouter(ns.clone(), router.clone()));
+        }
+        for (device, peer) in domain.peers.iter().filter(|(_, p)| *ns < p.domain) {
+            let Some(other) = desired.domains.get(&peer.domain) else { continue };
+            let Some((far, back)) = other.peers.iter().find(|(_, p)| p.domain == *ns) else { continue };
+            let there =
+                |ns: &str, device, peer| observed.domains.get(ns).is_some_and(|d| d.peers.get(device) == Some(peer));
+            if !there(ns, device, peer) || !there(&peer.domain, far, back) {
+                let near = (ns.clone(), device.clone(), peer.alias.clone());
+                let far = (peer.domain.clone(), far.clone(), back.alias.clone());
+                steps.push(Step::PutPeering(Peering { ends: [near, far] }));
+            }
+        }
+    }
+    for (ns, domain) in &desired.domains {
+        let seen = observed.domains.get(ns);
+        // Routes by a device that is made anew went with the old one.
+        let fresh = |via: &Via| match via {
+            Via::Router(_) => {
+                seen.and_then(|s| s.router.as_ref()).map(Router::kind) != domain.router.as_ref().map(Router::kind)
+            }
+            Via::Peer(device) => seen.and_then(|s| s.peers.get(device)) != domain.peers.get(device),
+            Via::Hop(_) | Via::Unreachable => false,
+        };
+        for (name, floating) in &domain.floating {
+            if seen.and_then(|s| s.floating.get(name)) != Some(floating) {
+                steps.push(Step::PutFloating(ns.clone(), name.clone(), floating.clone()));
+            }
+        }
+        for (to, via) in &domain.routes {
+            if seen.and_then(|s| s.routes.get(to)) != Some(via) || fresh(via) {
+                steps.push(Step::PutRoute(ns.clone(), *to, via.clone()));
+            }
+        }
+    }
+}
+
+/// Whether an uplink stays the device that it is.
+fn kept(observed: &NodeState, desired: &NodeState, name: &IfName) -> bool {
+    let kind = |s: &NodeState| s.uplinks.get(name).map(|u| u.kind.clone());
+    kind(observed) == kind(desired)
 }
 
 /// From the root to the leaves: domains, bonds, bridges, uplinks, legs, ways out, facts of ports, taps.
@@ -70,6 +143,17 @@ fn add(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
             steps.push(Step::PutUplink(name.clone(), uplink.clone()));
         }
     }
+    for (name, wanted) in &desired.remotes {
+        let seen = observed.remotes.get(name).filter(|_| kept(observed, desired, name));
+        if seen.map(|s| &s.flood) != Some(&wanted.flood) {
+            steps.push(Step::PutFlood(name.clone(), wanted.flood.clone()));
+        }
+        for (mac, remote) in &wanted.hosts {
+            if seen.and_then(|s| s.hosts.get(mac)) != Some(remote) {
+                steps.push(Step::PutRemote(name.clone(), *mac, remote.clone()));
+            }
+        }
+    }
     for (ns, domain) in &desired.domains {
         let seen = observed.domains.get(ns);
         for (name, leg) in &domain.legs {
@@ -83,6 +167,7 @@ fn add(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
             steps.push(Step::PutEgress(ns.clone(), egress.clone()));
         }
     }
+    inside(observed, desired, steps);
     for (name, port) in &desired.ports {
         if observed.ports.get(name) != Some(port) {
             steps.push(Step::PutPort(name.clone(), port.clone()));

@@ -5,7 +5,10 @@
 
 mod build;
 mod diff;
+mod floating;
+mod overlay;
 mod simulate;
+mod vpc;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,7 +21,10 @@ pub use build::{
     Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic, TRANSIT, VXLAN_PORT, bridge_name, build, domain_name, tap_name,
 };
 pub use diff::diff;
+pub use floating::{Floating, Forward, NodeFloating, Transport};
+pub use overlay::{Flood, Remote, RemoteNic, Remotes, remotes};
 pub use simulate::simulate;
+pub use vpc::{NodeVpc, Peer, Peering, Router, Via, VpcPeer, peer_device, router_mac};
 
 /// What a node holds, or is to hold, of ours. Nothing else on the node is described, and nothing else is touched.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +36,9 @@ pub struct NodeState {
     pub bridges: BTreeMap<IfName, Bridge>,
     /// What connects bridges to other nodes, by device name.
     pub uplinks: BTreeMap<IfName, Uplink>,
+    /// What VXLAN uplinks know of other nodes, by the uplink's device name.
+    #[serde(default)]
+    pub remotes: BTreeMap<IfName, Remotes>,
     /// Routing domains, by network namespace name.
     pub domains: BTreeMap<String, Domain>,
     /// One tap per NIC, by device name.
@@ -99,13 +108,25 @@ pub enum UplinkKind {
     },
 }
 
-/// A routing domain: a network namespace with one leg per subnet, and maybe a way out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A routing domain: a network namespace with one leg per subnet, and maybe ways out, to other nodes and to other domains.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Domain {
     /// Gateway legs, by the name of their end on the bridge.
     pub legs: BTreeMap<IfName, Leg>,
     /// The way out to the host's own network.
     pub egress: Option<Egress>,
+    /// The tunnel to the same domain on other nodes.
+    #[serde(default)]
+    pub router: Option<Router>,
+    /// Links to other domains on this node, by the name of this domain's end.
+    #[serde(default)]
+    pub peers: BTreeMap<IfName, Peer>,
+    /// Addresses of other networks that lead to NICs of this domain, by the name of their end on that network's bridge.
+    #[serde(default)]
+    pub floating: BTreeMap<IfName, Floating>,
+    /// Routes beside those that follow from legs and the way out.
+    #[serde(default)]
+    pub routes: BTreeMap<IpNet, Via>,
 }
 
 /// A subnet's gateway: a veth pair from the network's bridge into the domain.
@@ -219,8 +240,14 @@ pub enum Step {
     DeleteBridge(IfName),
     /// Make the uplink, or give it this bridge, alias and MTU; a device of another kind is replaced.
     PutUplink(IfName, Uplink),
-    /// Remove the uplink.
+    /// Remove the uplink, with what it knows of other nodes.
     DeleteUplink(IfName),
+    /// Make these the nodes that a VXLAN uplink copies broadcasts to.
+    PutFlood(IfName, Flood),
+    /// Make a NIC of another node known to a VXLAN uplink, or make it known with exactly this.
+    PutRemote(IfName, MacAddr, Remote),
+    /// Forget a NIC of another node.
+    DeleteRemote(IfName, MacAddr),
     /// Make the leg of a domain, or give it this bridge, alias, MTU, MAC and exactly these addresses.
     PutLeg(String, IfName, Leg),
     /// Remove a leg by its end on the bridge.
@@ -229,6 +256,22 @@ pub enum Step {
     PutEgress(String, Egress),
     /// Remove the domain's way out; the second field is the host's end.
     DeleteEgress(String, IfName),
+    /// Make the domain's tunnel to other nodes, or make it this; a device of another kind is replaced.
+    PutRouter(String, Router),
+    /// Remove the domain's tunnel to other nodes.
+    DeleteRouter(String, IfName),
+    /// Make the link between two domains, or make it anew if it is not whole.
+    PutPeering(Peering),
+    /// Remove a domain's end of a link to another domain, and so the link.
+    DeletePeering(String, IfName),
+    /// Make this the domain's route to a destination.
+    PutRoute(String, IpNet, Via),
+    /// Remove the domain's route to a destination.
+    DeleteRoute(String, IpNet),
+    /// Make an address of another network lead to a NIC of the domain, or make it this.
+    PutFloating(String, IfName, Floating),
+    /// Remove a floating address by its end on the bridge.
+    DeleteFloating(String, IfName),
     /// Make exactly these facts true for the port, whether the device exists or not.
     PutPort(IfName, Port),
     /// Forget the port's facts.

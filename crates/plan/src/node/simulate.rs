@@ -1,15 +1,17 @@
 //! What a step does to a node, without a node: the meaning of [`Step`], against which engines and `diff` are tested.
 
-use super::{Domain, NodeState, Step};
+use super::{NodeState, Peer, Step};
 
 /// Applies one step to a described node.
 pub fn simulate(state: &mut NodeState, step: &Step) {
     match step.clone() {
         Step::CreateDomain(ns) => {
-            state.domains.entry(ns).or_insert_with(|| Domain { legs: Default::default(), egress: None });
+            state.domains.entry(ns).or_default();
         }
         Step::DeleteDomain(ns) => {
             state.domains.remove(&ns);
+            // The other ends of its links go with it.
+            state.domains.values_mut().for_each(|d| d.peers.retain(|_, p| p.domain != ns));
         }
         Step::PutBond(name, bond) => {
             state.bonds.insert(name, bond);
@@ -28,6 +30,16 @@ pub fn simulate(state: &mut NodeState, step: &Step) {
         }
         Step::DeleteUplink(name) => {
             state.uplinks.remove(&name);
+            state.remotes.remove(&name);
+        }
+        Step::PutFlood(name, flood) => state.remotes.entry(name).or_default().flood = flood,
+        Step::PutRemote(name, mac, remote) => {
+            state.remotes.entry(name).or_default().hosts.insert(mac, remote);
+        }
+        Step::DeleteRemote(name, mac) => {
+            if let Some(known) = state.remotes.get_mut(&name) {
+                known.hosts.remove(&mac);
+            }
         }
         Step::PutLeg(ns, name, leg) => {
             if let Some(domain) = state.domains.get_mut(&ns) {
@@ -47,6 +59,50 @@ pub fn simulate(state: &mut NodeState, step: &Step) {
         Step::DeleteEgress(ns, _) => {
             if let Some(domain) = state.domains.get_mut(&ns) {
                 domain.egress = None;
+            }
+        }
+        Step::PutRouter(ns, router) => {
+            if let Some(domain) = state.domains.get_mut(&ns) {
+                domain.router = Some(router);
+            }
+        }
+        Step::DeleteRouter(ns, _) => {
+            if let Some(domain) = state.domains.get_mut(&ns) {
+                domain.router = None;
+            }
+        }
+        Step::PutPeering(peering) => {
+            for (end, other) in [(0, 1), (1, 0)] {
+                let (ns, device, alias) = peering.ends[end].clone();
+                if let Some(domain) = state.domains.get_mut(&ns) {
+                    domain.peers.insert(device, Peer { domain: peering.ends[other].0.clone(), alias });
+                }
+            }
+        }
+        Step::DeletePeering(ns, device) => {
+            let other = state.domains.get_mut(&ns).and_then(|d| d.peers.remove(&device));
+            if let Some(domain) = other.and_then(|p| state.domains.get_mut(&p.domain)) {
+                domain.peers.retain(|_, p| p.domain != ns);
+            }
+        }
+        Step::PutFloating(ns, name, floating) => {
+            if let Some(domain) = state.domains.get_mut(&ns) {
+                domain.floating.insert(name, floating);
+            }
+        }
+        Step::DeleteFloating(ns, name) => {
+            if let Some(domain) = state.domains.get_mut(&ns) {
+                domain.floating.remove(&name);
+            }
+        }
+        Step::PutRoute(ns, to, via) => {
+            if let Some(domain) = state.domains.get_mut(&ns) {
+                domain.routes.insert(to, via);
+            }
+        }
+        Step::DeleteRoute(ns, to) => {
+            if let Some(domain) = state.domains.get_mut(&ns) {
+                domain.routes.remove(&to);
             }
         }
         Step::PutPort(name, port) => {

@@ -1,0 +1,297 @@
+//! Several nodes, driven by the command line as their operators do: one serves the API, the others join it.
+
+use multihome_testkit::{Cluster, Lan, eventually, network, skipped, vm};
+
+/// Nodes on a switch of their own.
+fn cluster(test: &str, count: usize) -> Option<Cluster> {
+    (!skipped(test)).then(|| {
+        let cluster = Cluster::start(env!("CARGO_BIN_EXE_multihome"), count);
+        cluster.wait_for_nodes(count);
+        cluster
+    })
+}
+
+/// The same VM, bound to a node.
+fn vm_on(node: &str, name: &str, networks: &[&str]) -> String {
+    let selector = format!("    spec:\n      nodeSelector: {{kubernetes.io/hostname: {node}}}\n");
+    vm(name, networks).replacen("    spec:\n", &selector, 1)
+}
+
+fn address(cluster: &Cluster, nic: &str) -> String {
+    let v = cluster.api().get("nic", nic);
+    let text = v.pointer("/status/ipv4/address").and_then(|x| x.as_str()).unwrap_or_default();
+    text.split('/').next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn an_overlay_spans_nodes_without_learning_or_flooding() {
+    let Some(cluster) = cluster("an_overlay_spans_nodes_without_learning_or_flooding", 3) else { return };
+    let api = cluster.api();
+    api.apply(&(network("blue", "Overlay", 1, 600) + &network("red", "Overlay", 2, 600)));
+    api.apply(&(vm_on("node1", "a", &["blue"]) + &vm_on("node2", "b", &["blue"]) + &vm_on("node3", "c", &["red"])));
+    for nic in ["a-blue", "b-blue", "c-red"] {
+        api.ready(nic);
+    }
+    let [a, b, c] = ["a-blue", "b-blue", "c-red"].map(|n| address(&cluster, n));
+    let from_a = |to: &str| api.guest_sh("a", &format!("ping -c 3 -W 1 {to}")).0;
+    assert!(from_a(&b), "two nodes, one overlay");
+    assert!(!from_a(&c), "another overlay is another world");
+    let pieces = cluster.capture(1, "ip[6:2] & 0x3fff != 0", || {
+        assert!(cluster.nodes[1].guest_sh("b", &format!("ping -c 2 -W 1 -s 1422 {a}")).0);
+    });
+    assert_eq!(pieces, "", "packets of 1450 bytes, the overlay's MTU, cross the underlay whole");
+    // Who asks for a neighbour on another node is answered on its own node.
+    let seen = cluster.capture(1, "udp port 4789", || {
+        api.guest_sh("a", &format!("ip neigh flush dev eth0; ping -c 2 -W 1 {b}; ping -c 1 -W 1 10.90.1.1"));
+    });
+    assert!(seen.contains(&format!("{a} > {b}: ICMP")), "{seen}");
+    assert!(!seen.contains("ARP"), "nobody on the underlay is asked: {seen}");
+    // The third node carries another network, and gets nothing of this one.
+    let seen = cluster.capture(3, "udp port 4789", || {
+        api.guest_sh("a", "ping -c 2 -W 1 -b 10.90.1.255; true");
+    });
+    assert!(!seen.contains("10.90.1."), "{seen}");
+}
+
+#[test]
+fn an_address_stays_on_another_node_and_nobody_notices() {
+    let Some(cluster) = cluster("an_address_stays_on_another_node_and_nobody_notices", 2) else { return };
+    let api = cluster.api();
+    api.apply(&network("blue", "Overlay", 1, 600));
+    api.apply(&(vm_on("node1", "a", &["blue"]) + &vm_on("node2", "b", &["blue"])));
+    api.ready("a-blue");
+    api.ready("b-blue");
+    let b = address(&cluster, "b-blue");
+    assert!(api.guest_sh("a", &format!("ping -c 2 -W 1 {b}")).0);
+    // The same VM on the first node, by what its manifest says.
+    api.cli(&["vm", "stop", "b"]);
+    eventually("b stopped", 60, || api.get("vmi", "b").is_null().then_some(()));
+    api.apply(&vm_on("node1", "b", &["blue"]));
+    eventually("b runs on node1", 60, || {
+        let vmi = api.get("vmi", "b");
+        (vmi.pointer("/status/nodeName")? == "node1" && vmi.pointer("/status/phase")? == "Running").then_some(())
+    });
+    api.ready("b-blue");
+    assert_eq!(address(&cluster, "b-blue"), b);
+    // a still has the neighbour that it had: the same MAC.
+    assert!(api.guest_sh("a", &format!("ping -c 3 -W 1 {b}")).0);
+    eventually("the other node holds nothing of it", 20, || cluster.nodes[1].devices().is_empty().then_some(()));
+}
+
+/// A Vpc that peers with others; each with the networks that it offers, all of them if none is named.
+fn vpc(name: &str, peers: &[(&str, &str)]) -> String {
+    let peers: Vec<String> = peers.iter().map(|(vpc, nets)| format!("{{vpc: {vpc}, networks: [{nets}]}}")).collect();
+    format!(
+        "apiVersion: multihome.io/v1alpha1\nkind: Vpc\nmetadata: {{name: {name}}}\nspec: {{peers: [{}]}}\n---\n",
+        peers.join(", ")
+    )
+}
+
+/// An overlay of a Vpc.
+fn overlay(name: &str, vpc: &str, cidr: &str) -> String {
+    let gateway = cidr.replace(".0/24", ".1");
+    format!(
+        "apiVersion: multihome.io/v1alpha1\nkind: Network\nmetadata: {{name: {name}}}\nspec:\n  type: Overlay\n  vpc: {vpc}\n  \
+         ipv4: {{cidr: {cidr}, gateway: {gateway}, leaseSeconds: 600}}\n---\n"
+    )
+}
+
+/// Who reaches whom, by VM: asked of every guest, all at the same time.
+fn matrix(cluster: &Cluster, places: &[(&str, usize, String)]) -> Vec<(String, String)> {
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = places
+            .iter()
+            .map(|(from, node, own)| {
+                let others: Vec<_> = places.iter().filter(|(to, _, _)| to != from).collect();
+                scope.spawn(move || {
+                    let reaches = |to: &str| {
+                        cluster.nodes[node - 1].guest_sh(from, &format!("ping -c 1 -W 1 {to} || ping -c 2 -W 1 {to}")).0
+                    };
+                    // Of two VMs with one address, the answer says nothing of which it was; a guest hears itself.
+                    let asked = others.iter().filter(|(_, _, a)| a != own && reaches(a));
+                    asked.map(|(to, _, _)| ((*from).to_owned(), (*to).to_owned())).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        asking.into_iter().flat_map(|a| a.join().expect("asked")).collect()
+    })
+}
+
+#[test]
+fn vpcs_are_worlds_of_their_own_and_peer_where_both_say_so() {
+    let Some(mut cluster) = cluster("vpcs_are_worlds_of_their_own_and_peer_where_both_say_so", 3) else { return };
+    let api = cluster.api();
+    // Two with the same CIDR, of which each offers the third what does not overlap.
+    api.apply(&(vpc("red", &[("shared", "")]) + &vpc("blue", &[("shared", "blue-front")])));
+    api.apply(&vpc("shared", &[("red", ""), ("blue", "")]));
+    let nets = [
+        overlay("red-lan", "red", "10.1.0.0/24"),
+        overlay("blue-front", "blue", "10.2.0.0/24"),
+        overlay("blue-lan", "blue", "10.1.0.0/24"),
+        overlay("services", "shared", "10.9.0.0/24"),
+    ];
+    api.apply(&nets.concat());
+    let refused = api.try_apply(&vpc("blue", &[("shared", "")]));
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(text.contains("overlaps 10.1.0.0/24") && text.contains("spec.peers[].networks"), "{text}");
+
+    let vms = [
+        ("r1", 1, "red-lan"),
+        ("r2", 2, "red-lan"),
+        ("b1", 1, "blue-lan"),
+        ("b3", 3, "blue-front"),
+        ("s2", 2, "services"),
+    ];
+    for (name, node, network) in vms {
+        api.apply(&vm_on(&format!("node{node}"), name, &[network]));
+    }
+    let places: Vec<_> = vms
+        .iter()
+        .map(|(name, node, network)| {
+            let nic = format!("{name}-{network}");
+            api.ready(&nic);
+            (*name, *node, address(&cluster, &nic))
+        })
+        .collect();
+    // r1 and b1 hold the first address of the same CIDR.
+    assert_eq!(places[0].2, places[2].2);
+    let both = |a: &str, b: &str| [(a.to_owned(), b.to_owned()), (b.to_owned(), a.to_owned())];
+    let mut wanted: Vec<_> = [("r1", "r2"), ("b1", "b3"), ("r1", "s2"), ("r2", "s2"), ("b3", "s2")]
+        .iter()
+        .flat_map(|(a, b)| both(a, b))
+        .collect();
+    wanted.sort();
+    let reached = |cluster: &Cluster| {
+        let mut all = matrix(cluster, &places);
+        // What b3 and s2 call by r1's address is b1 to the one and r1 to the other, and each is right in its own world.
+        all.retain(|(from, to)| !matches!((from.as_str(), to.as_str()), ("b3", "r1") | ("s2", "b1") | ("r2", "b1")));
+        all.sort();
+        all
+    };
+    assert_eq!(reached(&cluster), wanted);
+
+    // Agents are killed, and the API is: what was told stands, and nobody loses a packet.
+    let long = |to: &str| format!("ping -c 12 {to} >/tmp/long 2>&1 &");
+    for (from, node, to) in [("r1", 1, &places[4].2), ("b1", 1, &places[3].2), ("r2", 2, &places[0].2)] {
+        assert!(cluster.nodes[node - 1].guest_sh(from, &long(to)).0);
+    }
+    for node in &mut cluster.nodes {
+        node.kill_server();
+    }
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    for node in &mut cluster.nodes {
+        node.serve();
+    }
+    cluster.wait_for_nodes(3);
+    for (from, node) in [("r1", 1), ("b1", 1), ("r2", 2)] {
+        let said = eventually("the long ping ended", 30, || {
+            let (_, text) = cluster.nodes[node - 1].guest_sh(from, "cat /tmp/long");
+            text.contains("packet loss").then_some(text)
+        });
+        assert!(said.contains("12 packets transmitted, 12 packets received"), "{from}: {said}");
+    }
+    cluster.lossy();
+    // A node loses its cable, and has it again.
+    cluster.cable(2, false);
+    assert!(!cluster.nodes[0].guest_sh("r1", &format!("ping -c 2 -W 1 {}", places[1].2)).0);
+    cluster.cable(2, true);
+    eventually("everybody reaches whom they should again", 20, || (reached(&cluster) == wanted).then_some(()));
+    // One of two who peer takes it back.
+    cluster.api().apply(&vpc("shared", &[("blue", "")]));
+    let left: Vec<_> = wanted
+        .iter()
+        .filter(|(a, b)| !(a.starts_with('r') && b == "s2" || a == "s2" && b.starts_with('r')))
+        .cloned()
+        .collect();
+    eventually("red and shared are apart", 20, || (reached(&cluster) == left).then_some(()));
+    let why = cluster.api().cli(&["get", "vpc", "-o", "wide"]);
+    assert!(why.contains("Vpc default/shared does not name default/red among its peers"), "{why}");
+}
+
+#[test]
+fn outside_hosts_reach_overlay_vms_by_floating_addresses() {
+    let Some(cluster) = cluster("outside_hosts_reach_overlay_vms_by_floating_addresses", 2) else { return };
+    let api = cluster.api();
+    let street = Lan::new(&cluster.nodes[1], "eth1", &["198.18.0.1/24"]);
+    api.apply(
+        "apiVersion: multihome.io/v1alpha1
+kind: ClusterNetwork
+metadata: {name: street}
+spec: {uplinks: [{nodeSelector: {kubernetes.io/hostname: node2}, nics: [eth1]}]}
+---
+apiVersion: multihome.io/v1alpha1
+kind: Network
+metadata: {name: street}
+spec:
+  type: Untagged
+  clusterNetwork: street
+  ipv4: {cidr: 198.18.0.0/24, gateway: 198.18.0.1, pools: [198.18.0.50-198.18.0.60]}
+---
+",
+    );
+    api.apply(&network("blue", "Overlay", 1, 600));
+    api.apply(&(vm_on("node2", "web", &["blue"]) + &vm_on("node2", "mail", &["blue"])));
+    let floating = |name: &str, nic: &str, rest: &str| {
+        format!(
+            "apiVersion: multihome.io/v1alpha1\nkind: FloatingIP\nmetadata: {{name: {name}}}\nspec: {{network: street, nic: {nic}{rest}}}\n---\n"
+        )
+    };
+    api.apply(
+        &(floating("web", "web-blue", "")
+            + &floating("mail", "mail-blue", ", forwards: [{port: 8025, targetPort: 25}]")),
+    );
+    for nic in ["web-blue", "mail-blue"] {
+        api.ready(nic);
+    }
+    let held = |name: &str| {
+        eventually("the floating address leads somewhere", 20, || {
+            let v = api.get("fip", name);
+            let ready = v
+                .pointer("/status/conditions")?
+                .as_array()?
+                .iter()
+                .any(|c| c["type"] == "Ready" && c["status"] == "True");
+            ready.then(|| v.pointer("/status/address").and_then(|a| a.as_str()).unwrap_or_default().to_owned())
+        })
+    };
+    let (web, mail) = (held("web"), held("mail"));
+    assert_ne!(web, mail);
+    let from_street =
+        |program: &str, args: &[&str]| street.command(program, args).output().is_ok_and(|o| o.status.success());
+    eventually("the street reaches web", 20, || from_street("ping", &["-c", "1", "-W", "1", &web]).then_some(()));
+    assert!(cluster.nodes[1].guest_sh("web", "ping -c 2 -W 1 198.18.0.1").0, "and web the street");
+    assert!(
+        !cluster.nodes[1].guest_sh("mail", "ping -c 2 -W 1 198.18.0.1").0,
+        "whoever has ports alone does not go out by it"
+    );
+    let served = "mkdir -p /tmp/www; echo letters >/tmp/www/index.html; httpd -p 25 -h /tmp/www";
+    assert!(cluster.nodes[1].guest_sh("mail", served).0);
+    let script = format!(
+        "exec 3<>/dev/tcp/{mail}/8025; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; timeout 5 cat <&3 | grep letters"
+    );
+    assert!(from_street("bash", &["-c", &script]), "the forwarded port");
+    assert!(!from_street("timeout", &["2", "bash", "-c", &format!("exec 3<>/dev/tcp/{mail}/25")]), "and no other");
+    // What cannot work says so: a second whole address, a network that has none, an address that is taken, a node without uplink.
+    let refused = |manifest: &str| String::from_utf8_lossy(&api.try_apply(manifest).stderr).into_owned();
+    assert!(refused(&floating("web2", "web-blue", "")).contains("has all of FloatingIP \"web\" already"));
+    assert!(refused(&floating("x", "mail-blue", "").replace("street", "blue")).contains("is of type Overlay"));
+    api.apply(&floating("taken", "mail-blue", &format!(", address: {web}")));
+    eventually("a taken address is told", 20, || {
+        api.cli(&["get", "fip", "taken", "-o", "wide"])
+            .contains(&format!("address {web} is taken by default/web"))
+            .then_some(())
+    });
+    api.cli(&["vm", "stop", "web"]);
+    eventually("web stopped", 60, || api.get("vmi", "web").is_null().then_some(()));
+    api.apply(&vm_on("node1", "web", &["blue"]));
+    eventually("the address has no way to the street there", 60, || {
+        api.cli(&["get", "fip", "web", "-o", "wide"])
+            .contains("node node1, where NIC web-blue is, has no uplink")
+            .then_some(())
+    });
+    // Given back, the address is free.
+    api.cli(&["delete", "fip", "web", "mail", "taken"]);
+    eventually("no claim is left on the street", 20, || {
+        (!api.cli(&["get", "claim"]).contains("198.18.0.")).then_some(())
+    });
+}

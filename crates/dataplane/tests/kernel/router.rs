@@ -1,0 +1,258 @@
+//! Routing domains on two nodes, from the plan: between subnets, to a domain that peers, and by routes that the user wrote.
+
+use std::net::IpAddr;
+
+use multihome_model::checked::check_network;
+use multihome_model::{IpFamilySpec, NetworkSpec, NetworkType, PortSecurity};
+use multihome_plan::node::{NodeFacts, NodeInput, NodeNetwork, NodeNic, NodeVpc, RemoteNic, Via, VpcPeer, build};
+
+use super::*;
+
+const NODES: [&str; 2] = ["203.0.113.1", "203.0.113.2"];
+
+/// Lays a cable between two hosts.
+fn connect(a: &Host, b: &Host) {
+    let up = || LinkChange { up: Some(true), ..LinkChange::default() };
+    let peer = VethPeer { name: "wire", netns: Some(b.netns.as_fd()), mac: None, mtu: None };
+    let kind = LinkKind::Veth { peer };
+    Rtnl::open_in(&a.netns).unwrap().create(&NewLink { name: "wire", kind, change: up() }).unwrap();
+    for (host, address) in [a, b].into_iter().zip(NODES) {
+        let mut rtnl = Rtnl::open_in(&host.netns).unwrap();
+        let index = rtnl.index("wire").unwrap();
+        rtnl.change(index, &up()).unwrap();
+        rtnl.address_set(&Address { index, ip: address.parse().unwrap(), prefix: 24 }, true).unwrap();
+    }
+}
+
+/// Network 10.N.0.0/24 of a domain.
+fn overlay(n: u8, vpc: &str) -> NodeNetwork {
+    let spec = NetworkSpec {
+        r#type: NetworkType::Overlay,
+        vpc: Some(vpc.into()),
+        ipv4: Some(IpFamilySpec {
+            cidr: Some(format!("10.{n}.0.0/24")),
+            gateway: Some(format!("10.{n}.0.1")),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    NodeNetwork {
+        uid: format!("net{n}"),
+        key: format!("default/net{n}"),
+        spec: check_network("net", &spec).unwrap(),
+        mtu: Mtu::new(1450).unwrap(),
+        vni: Vni::new(100 + u32::from(n)).ok(),
+        vpc_uid: Some(vpc.into()),
+    }
+}
+
+/// A NIC: network, last byte of address and MAC, and the node that has it.
+type Place = (u8, u8, usize);
+
+/// What a node is told where these NICs are where they are: domain red has networks 1 to 5, blue 6 and up.
+fn input(node: usize, nics: &[Place]) -> NodeInput {
+    let vpc_of = |n: u8| if n < 6 { "red" } else { "blue" };
+    let address = |(n, m, _): &Place| IpAddr::from([10, *n, 0, *m]);
+    let here = nics.iter().filter(|p| p.2 == node);
+    let networks: BTreeSet<u8> = here.clone().map(|p| p.0).collect();
+    let subnets = |vpc: &str| -> BTreeSet<IpNet> {
+        let of = nics.iter().filter(|p| vpc_of(p.0) == vpc);
+        of.map(|p| format!("10.{}.0.0/24", p.0).parse().unwrap()).collect()
+    };
+    let vpc = |uid: &str, other: &str, vni: u32| NodeVpc {
+        uid: uid.into(),
+        key: format!("default/{uid}"),
+        vni: Vni::new(vni).ok(),
+        mtu: Mtu::new(1450).unwrap(),
+        subnets: subnets(uid),
+        static_routes: [("172.16.5.0/24".parse().unwrap(), "10.2.0.20".parse().unwrap())].into(),
+        peers: vec![VpcPeer { uid: other.into(), subnets: subnets(other) }],
+    };
+    NodeInput {
+        node: NodeFacts {
+            name: format!("node{node}"),
+            tunnel_address: NODES[node].parse().ok(),
+            ..NodeFacts::default()
+        },
+        networks: networks.iter().map(|n| overlay(*n, vpc_of(*n))).collect(),
+        nics: here
+            .map(|p| NodeNic {
+                uid: format!("nic{}.{}", p.0, p.1),
+                key: format!("default/nic{}-{}", p.0, p.1),
+                network: format!("default/net{}", p.0),
+                mac: mac(p.1),
+                addresses: vec![address(p)],
+                security: PortSecurity::Strict,
+                queues: 1,
+                tx_queue_length: None,
+            })
+            .collect(),
+        remote: nics
+            .iter()
+            .filter(|p| p.2 != node)
+            .map(|p| RemoteNic {
+                network: format!("default/net{}", p.0),
+                vpc: Some(vpc_of(p.0).into()),
+                mac: mac(p.1),
+                addresses: vec![address(p)],
+                security: PortSecurity::Strict,
+                node: format!("node{}", p.2),
+                via: NODES[p.2].parse().unwrap(),
+            })
+            .collect(),
+        vpcs: vec![vpc("red", "blue", 9001), vpc("blue", "red", 9002)],
+        floating: vec![],
+    }
+}
+
+#[test]
+fn domains_route_between_nodes_and_to_their_peers() {
+    let test = "domains_route_between_nodes_and_to_their_peers";
+    let (Some(a), Some(b)) = (host(test), host(test)) else { return };
+    connect(&a, &b);
+    let nics: [Place; 4] = [(1, 10, 0), (2, 20, 1), (1, 11, 1), (7, 70, 1)];
+    let mut engines = [a.engine(), b.engine()];
+    for (node, engine) in engines.iter_mut().enumerate() {
+        reach(engine, &build(&input(node, &nics)));
+    }
+    let mut ten = guest(&a, &engines[0], 1, 10);
+    let _twenty = guest(&b, &engines[1], 2, 20);
+    let mut eleven = guest(&b, &engines[1], 1, 11);
+    let mut seventy = guest(&b, &engines[1], 7, 70);
+    assert!(ten.ping(eleven.ip, eleven.ip), "the same subnet");
+    assert!(ten.ping(ip("10.2.0.20"), ip("10.1.0.1")), "another subnet, on the other node");
+    assert!(ten.ping(ip("10.7.0.70"), ip("10.1.0.1")), "a peer's subnet, on the other node");
+    assert!(seventy.ping(ip("10.1.0.10"), ip("10.7.0.1")), "and back");
+    assert!(eleven.ping(ip("10.7.0.70"), ip("10.1.0.1")), "a peer's subnet on the same node");
+    // What somebody spoilt is mended: a tunnel, a link, a route.
+    let inside = |host: &Host, domain: &str| {
+        let netns = Netns::open(&format!("{}{}", host.prefix, domain_name(domain))).unwrap();
+        Rtnl::open_in(&netns).unwrap()
+    };
+    let state = build(&input(0, &nics));
+    let red = &state.domains[&domain_name("red")];
+    assert_eq!(
+        red.routes.values().filter(|v| matches!(v, Via::Router(_))).count(),
+        3,
+        "two NICs and the user's: {:?}",
+        red.routes
+    );
+    let mut rtnl = inside(&a, "red");
+    rtnl.delete(red.router.as_ref().unwrap().device.as_str()).unwrap();
+    rtnl.delete(red.peers.keys().next().unwrap().as_str()).unwrap();
+    reach(&mut a.engine(), &state);
+    rtnl.route_delete(&Route::to("10.2.0.20".parse().unwrap(), 32)).unwrap();
+    reach(&mut a.engine(), &state);
+    assert!(ten.ping(ip("10.2.0.20"), ip("10.1.0.1")));
+    assert!(ten.ping(ip("10.7.0.70"), ip("10.1.0.1")));
+    // The peer's NIC goes: its subnet cannot be reached any more, and says so; then nothing is left of it.
+    let fewer = &nics[..3];
+    for (node, engine) in engines.iter_mut().enumerate() {
+        reach(engine, &build(&input(node, fewer)));
+    }
+    assert!(!ten.ping_for(ip("10.7.0.70"), ip("10.1.0.1"), SILENCE));
+    for engine in &mut engines {
+        reach(engine, &NodeState::default());
+    }
+    assert_eq!((a.namespaces(), b.namespaces()), (vec![], vec![]));
+}
+
+/// An untagged network 198.18.0.0/24 on a device of the node, with a router of somebody else's.
+fn outside(device: &str) -> (NodeNetwork, multihome_plan::node::Fabric) {
+    let spec = NetworkSpec {
+        r#type: NetworkType::Untagged,
+        cluster_network: Some("street".into()),
+        ipv4: Some(IpFamilySpec {
+            cidr: Some("198.18.0.0/24".into()),
+            gateway: Some("198.18.0.1".into()),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let network = NodeNetwork {
+        uid: "street".into(),
+        key: "default/street".into(),
+        spec: check_network("street", &spec).unwrap(),
+        mtu: Mtu::ETHERNET,
+        vni: None,
+        vpc_uid: None,
+    };
+    (network, multihome_plan::node::Fabric { device: IfName::new(device).ok(), bond: None })
+}
+
+#[test]
+fn a_floating_address_leads_in_and_out_of_a_domain() {
+    use multihome_plan::node::{Forward, NodeFloating, Transport};
+    let Some(host) = host("a_floating_address_leads_in_and_out_of_a_domain") else { return };
+    // A street with a router, which knows the way to 192.88.99.1.
+    let street = Netns::anonymous().unwrap();
+    let up = || LinkChange { up: Some(true), ..LinkChange::default() };
+    let peer = VethPeer { name: "wire", netns: Some(street.as_fd()), mac: None, mtu: None };
+    let mut near = Rtnl::open_in(&host.netns).unwrap();
+    near.create(&NewLink { name: "eth1", kind: LinkKind::Veth { peer }, change: up() }).unwrap();
+    let mut far = Rtnl::open_in(&street).unwrap();
+    let wire = far.index("wire").unwrap();
+    far.change(wire, &up()).unwrap();
+    far.change_named("lo", &up()).unwrap();
+    for (index, address, prefix) in [(wire, "198.18.0.1", 24), (1, "192.88.99.1", 32)] {
+        far.address_set(&Address { index, ip: address.parse().unwrap(), prefix }, true).unwrap();
+    }
+    let nics: [Place; 2] = [(1, 10, 0), (1, 11, 0)];
+    let floating = |forwards: &[Forward]| NodeFloating {
+        uid: "float".into(),
+        key: "default/float".into(),
+        network: "default/street".into(),
+        address: "198.18.0.77".parse().unwrap(),
+        nic: "nic1.10".into(),
+        target: "10.1.0.10".parse().unwrap(),
+        forwards: forwards.iter().copied().collect(),
+    };
+    let planned = |forwards: &[Forward]| {
+        let mut input = input(0, &nics);
+        let (network, fabric) = outside("eth1");
+        input.networks.push(network);
+        input.node.fabrics.insert("street".into(), fabric);
+        input.floating.push(floating(forwards));
+        build(&input)
+    };
+    let mut engine = host.engine();
+    reach(&mut engine, &planned(&[]));
+    let mut ten = guest(&host, &engine, 1, 10);
+    let mut eleven = guest(&host, &engine, 1, 11);
+    // Out: the street sees the floating address.
+    assert!(ten.ping_for(ip("192.88.99.1"), ip("10.1.0.1"), PATIENCE), "out by the floating address");
+    let seen = far.neighbours().unwrap();
+    assert!(seen.iter().any(|n| n.ip == IpAddr::from([198, 18, 0, 77])), "{seen:?}");
+    assert!(!eleven.ping_for(ip("192.88.99.1"), ip("10.1.0.1"), SILENCE), "it is one NIC's alone");
+    // In: as a stranger on the street sees it.
+    let asks = |to: &str| {
+        let to = to.to_owned();
+        street
+            .run(move || {
+                std::process::Command::new("ping").args(["-c", "1", "-W", "2", &to]).output().unwrap().status.success()
+            })
+            .unwrap()
+    };
+    assert!(asks("198.18.0.77"), "in by the floating address");
+    // Ports alone: nothing goes out by it, and nothing but them comes in.
+    let web = Forward { transport: Transport::Tcp, port: 80, target: 8080 };
+    reach(&mut engine, &planned(&[web]));
+    assert!(!ten.ping_for(ip("192.88.99.1"), ip("10.1.0.1"), SILENCE));
+    let connect = street.run(|| {
+        let socket = std::net::TcpStream::connect_timeout(&"198.18.0.77:80".parse().unwrap(), SILENCE);
+        drop(socket);
+    });
+    connect.unwrap();
+    let syn = ten.sees(PATIENCE, |f| f[12..14] == [8, 0] && f[23] == 6 && f[36..38] == 8080u16.to_be_bytes());
+    assert!(syn.is_some(), "the connection arrives at the NIC's port");
+    // A crash half way, and gone without a trace.
+    let steps = diff(&NodeState::default(), &planned(&[web]));
+    reach(&mut engine, &NodeState::default());
+    for cut in 0..steps.len() {
+        assert!(host.engine().apply(&steps[..cut]).is_empty());
+        reach(&mut host.engine(), &planned(&[web]));
+        reach(&mut host.engine(), &NodeState::default());
+    }
+    assert_eq!(host.namespaces(), [""; 0]);
+    assert!(!host.links().iter().any(|l| l.starts_with("mh")), "{:?}", host.links());
+}
