@@ -151,7 +151,8 @@ fn route(network: &Network, spec: &CheckedNetwork) -> Option<Value> {
 
 /// `true` where every node that looked reached the gateway, `false` where one did not, nothing where none looked.
 fn connectivity(status: Option<&NetworkStatus>) -> &'static str {
-    let probes = || status.into_iter().flat_map(|s| s.connectivity.values()).filter_map(|c| c.ipv4.as_ref()?.gateway.as_ref());
+    let probes =
+        || status.into_iter().flat_map(|s| s.connectivity.values()).filter_map(|c| c.ipv4.as_ref()?.gateway.as_ref());
     match probes().next() {
         None => "",
         Some(_) if probes().all(|p| p.ok) => "true",
