@@ -36,6 +36,16 @@ fn an_overlay_spans_nodes_without_learning_or_flooding() {
     let from_a = |to: &str| api.guest_sh("a", &format!("ping -c 3 -W 1 {to}")).0;
     assert!(from_a(&b), "two nodes, one overlay");
     assert!(!from_a(&c), "another overlay is another world");
+    // The nodes ask each other inside the overlay, and say so.
+    let answers = |of: &str, text: &str| {
+        eventually("the nodes find each other in the overlay", 30, || {
+            let v = api.get("net", "blue");
+            let found = v.pointer(&format!("/status/connectivity/{of}"))?;
+            (found.pointer("/layer2/message")? == text && found.pointer("/pathMtu/reason")? == "Answers").then_some(())
+        });
+    };
+    answers("node1", "node node2 answers by the overlay");
+    answers("node2", "node node1 answers by the overlay");
     let pieces = cluster.capture(1, "ip[6:2] & 0x3fff != 0", || {
         assert!(cluster.nodes[1].guest_sh("b", &format!("ping -c 2 -W 1 -s 1422 {a}")).0);
     });
