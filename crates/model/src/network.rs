@@ -126,6 +126,13 @@ pub struct NetworkSpec {
     /// the client's. Only where Multihome is the gateway. Default: None.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub symmetric: Option<Symmetric>,
+    /// Nobody on other networks may open connections into this one, but for `allowFrom`; what its own guests open is answered.
+    /// Only where Multihome is the gateway. Default: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub private: bool,
+    /// The CIDRs that may open connections into a private network, such as 10.50.0.0/16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_from: Vec<String>,
     /// Largest packet in bytes, 576 (with IPv6 1280) up to what the fabric carries. Default: what the fabric carries,
     /// less the encapsulation's overhead.
     #[serde(default, skip_serializing_if = "Option::is_none")]

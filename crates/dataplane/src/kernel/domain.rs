@@ -12,8 +12,8 @@ use multihome_netlink::{
 };
 use multihome_plan::node::{Egress, Leg, TRANSIT};
 
-use super::Kernel;
 use super::security::{TABLE, is_assigned};
+use super::{Kernel, private};
 use crate::error::{Error, Result};
 
 /// What a domain's namespace is made to do. `arp_ignore` 1: a leg answers for its own address and not for other subnets'
@@ -193,6 +193,7 @@ impl Kernel {
         let addresses = leg.addresses.iter().map(|n| (n.addr(), n.prefix_len())).collect();
         set_addresses(&mut inside, inner, &addresses)?;
         self.set_symmetric(&netns, &leg.peer, leg.symmetric)?;
+        private::set(&netns, leg)?;
         self.plug(name, bridge, "", leg.mtu, false)?;
         // Every node's gateway has the same MAC; here it is behind this port, whoever else claims it.
         self.forget_others(outer, Some(leg.mac.0))?;

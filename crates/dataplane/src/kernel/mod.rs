@@ -12,6 +12,7 @@ mod floating;
 mod notes;
 mod observe;
 mod overlay;
+mod private;
 mod router;
 mod security;
 
@@ -114,7 +115,7 @@ impl Kernel {
             Step::PutTap(name, tap) => self.put_tap(name, tap),
             Step::DeleteUplink(name) => self.delete_uplink(name),
             Step::DeleteBridge(name) | Step::DeleteTap(name) => self.delete_device(name),
-            Step::DeleteLeg(_, name) => self.delete_device(name),
+            Step::DeleteLeg(ns, name) => self.delete_leg(ns, name),
         }
     }
 

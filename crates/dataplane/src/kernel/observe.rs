@@ -15,7 +15,7 @@ use super::bridge::{bound_mac, learns, read_tap_alias};
 use super::domain::{LEGS, REPLIES, forwarding_key};
 use super::fabric::read_vlans;
 use super::security::{TABLE, TAGGED, UNTAGGED, device_name, is_assigned};
-use super::{Kernel, floating, is_ours, router};
+use super::{Kernel, floating, is_ours, private, router};
 use crate::error::Result;
 
 /// Where a port that has no bridge is said to be. No device has this name.
@@ -43,6 +43,8 @@ struct Inside {
     routes: Vec<Route>,
     nat: BTreeSet<IpNet>,
     symmetric: BTreeSet<IfName>,
+    /// Who may open connections into private networks, by the leg.
+    admits: BTreeMap<IfName, Option<BTreeSet<IpNet>>>,
 }
 
 impl Host {
@@ -234,6 +236,7 @@ impl Kernel {
                 addresses: BTreeSet::new(),
                 mtu: Mtu::ETHERNET,
                 symmetric: false,
+                admits: None,
             };
             let lost = Domain { legs: BTreeMap::from([(name, leg)]), ..Domain::default() };
             state.domains.insert(format!("{}lost-{i}", names::NETNS), lost);
@@ -278,8 +281,17 @@ fn look_inside(netns: &Netns) -> Result<Inside> {
         let prefix = u32::from_ne_bytes(prefix.try_into().ok()?);
         Some(IpNet::V4(Ipv4Net::new(ip.into(), u8::try_from(prefix).ok()?).ok()?))
     };
+    let links = rtnl.links()?;
+    let mut admits = BTreeMap::new();
+    for leg in links.iter().filter(|l| l.kind == "veth" && is_ours(&l.name, names::GATEWAY)) {
+        if let Ok(name) = IfName::new(leg.name.as_str()) {
+            let seen = private::observed(&mut nft, &name)?;
+            admits.insert(name, seen);
+        }
+    }
     Ok(Inside {
-        links: rtnl.links()?,
+        links,
+        admits,
         addresses: rtnl.addresses()?,
         routes: rtnl.routes()?,
         nat: facts.iter().filter_map(|e| net(&e.key)).collect(),
@@ -348,6 +360,7 @@ fn observed_leg(host: &Host, inside: &Inside, near: &Link, far: &Link) -> Option
         alias: alias_if(right, &near.alias),
         bridge: host.bridge_of(near),
         symmetric: inside.symmetric.contains(&peer),
+        admits: inside.admits.get(&peer).cloned().unwrap_or_default(),
         peer,
         mac: MacAddr(far.mac.unwrap_or_default()),
         addresses: nets(&inside.addresses, far.index),

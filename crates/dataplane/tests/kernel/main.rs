@@ -141,6 +141,7 @@ fn network(state: &mut NodeState, n: u8, domain: &str) {
         ]),
         mtu,
         symmetric: false,
+        admits: None,
     };
     let ns = domain_name(domain);
     let domain_state = state.domains.entry(ns).or_default();

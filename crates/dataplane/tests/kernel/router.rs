@@ -124,6 +124,21 @@ fn domains_route_between_nodes_and_to_their_peers() {
     assert!(ten.ping(ip("10.7.0.70"), ip("10.1.0.1")), "a peer's subnet, on the other node");
     assert!(seventy.ping(ip("10.1.0.10"), ip("10.7.0.1")), "and back");
     assert!(eleven.ping(ip("10.7.0.70"), ip("10.1.0.1")), "a peer's subnet on the same node");
+    // A private network: nobody else opens connections into it, but for those that it admits; what it opens is answered.
+    let private = |admits: Option<&str>| {
+        let mut input = input(1, &nics);
+        let there = input.networks.iter_mut().find(|n| n.uid == "net7").unwrap();
+        there.spec.admits = admits.map(|a| a.split_whitespace().map(|c| c.parse().unwrap()).collect());
+        build(&input)
+    };
+    reach(&mut engines[1], &private(Some("")));
+    assert!(!ten.ping_for(ip("10.7.0.70"), ip("10.1.0.1"), SILENCE), "nobody is admitted");
+    assert!(seventy.ping(ip("10.1.0.10"), ip("10.7.0.1")), "what it asks is answered");
+    reach(&mut engines[1], &private(Some("10.1.0.10/32 fd00:1::/64")));
+    assert!(ten.ping(ip("10.7.0.70"), ip("10.1.0.1")), "it is admitted");
+    assert!(!eleven.ping_for(ip("10.7.0.70"), ip("10.1.0.1"), SILENCE), "and nobody else");
+    reach(&mut engines[1], &private(None));
+    assert!(eleven.ping(ip("10.7.0.70"), ip("10.1.0.1")), "open again");
     // What somebody spoilt is mended: a tunnel, a link, a route.
     let inside = |host: &Host, domain: &str| {
         let netns = Netns::open(&format!("{}{}", host.prefix, domain_name(domain))).unwrap();

@@ -1,6 +1,11 @@
 //! A Network's spec, checked.
 
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
 use super::Subnet;
+use super::subnet::parse_cidr;
 use crate::{
     DhcpMode, Family, Mtu, NetworkSpec, NetworkType, RouteMode, Symmetric, Violations, VlanId, VlanSet, Vni, names,
 };
@@ -32,6 +37,8 @@ pub struct CheckedNetwork {
     pub nat: bool,
     /// Whether what the gateway forwards into the network comes from the gateway's own address.
     pub symmetric: bool,
+    /// Who on other networks may open connections into it; everybody, if nothing is said.
+    pub admits: Option<BTreeSet<IpNet>>,
     /// The MTU that it asks for.
     pub mtu: Option<Mtu>,
     /// Who serves DHCP and router advertisements, for IPv4 and IPv6.
@@ -140,6 +147,7 @@ pub fn check_network(name: &str, spec: &NetworkSpec) -> Result<CheckedNetwork, V
     } else if symmetric && [&ipv4, &ipv6].into_iter().flatten().all(|s| s.gateway.is_none()) {
         v.add("spec.symmetric", "Gateway needs a gateway: set the gateway of ipv4 or ipv6, or leave symmetric out");
     }
+    let admits = check_private(spec, &mut v);
     check_route(spec, &mut v);
     let dhcp = [Family::IPv4, Family::IPv6].map(|f| spec.dhcp_mode(f));
     let may = |i: usize, said: bool| dhcp[i] == DhcpMode::Guard && said && spec.route != Some(RouteMode::None);
@@ -156,6 +164,7 @@ pub fn check_network(name: &str, spec: &NetworkSpec) -> Result<CheckedNetwork, V
         owns_gateway: spec.owns_gateway(),
         nat: spec.nat(),
         symmetric,
+        admits,
         mtu,
         dhcp,
         lease_seconds: [Family::IPv4, Family::IPv6]
@@ -163,6 +172,25 @@ pub fn check_network(name: &str, spec: &NetworkSpec) -> Result<CheckedNetwork, V
         may_offer_gateway: [may(0, true), may(1, spec.ipv6.is_some())],
         route: spec.route_mode(),
     })
+}
+
+/// Who may open connections into a private network.
+fn check_private(spec: &NetworkSpec, v: &mut Violations) -> Option<BTreeSet<IpNet>> {
+    let cidr = |(i, c): (usize, &String)| v.take(&format!("spec.allowFrom[{i}]"), parse_cidr(c));
+    let allowed: BTreeSet<IpNet> = spec.allow_from.iter().enumerate().filter_map(cidr).collect();
+    if !spec.private && !spec.allow_from.is_empty() {
+        v.add(
+            "spec.allowFrom",
+            "everybody may open connections into a network that is not private: set private: true, or leave it out",
+        );
+    }
+    if spec.private && !spec.owns_gateway() {
+        v.add(
+            "spec.private",
+            "a private network is kept by its gateway, and this network's is a router of yours: put the network into a vpc, or leave private out",
+        );
+    }
+    spec.private.then_some(allowed)
 }
 
 /// What is learnt is not written down, and the other way round.
@@ -318,6 +346,13 @@ mod tests {
         let mut n = management("10.0.0.0/24", "10.0.0.1");
         n.symmetric = Some(Symmetric::Gateway);
         assert!(check_network("n", &n).unwrap().symmetric);
+        n.allow_from = vec!["10.5.0.0/16".into()];
+        assert!(refusal(&n).starts_with("spec.allowFrom: everybody may open connections"), "{}", refusal(&n));
+        n.private = true;
+        assert_eq!(check_network("n", &n).unwrap().admits.unwrap().len(), 1);
+        n.allow_from = vec!["10.5.0.1/16".into()];
+        assert!(refusal(&n).starts_with("spec.allowFrom[0]:"), "{}", refusal(&n));
+        (n.private, n.allow_from) = (false, vec![]);
         n.r#type = NetworkType::Untagged;
         assert!(refusal(&n).starts_with("spec.symmetric: Gateway needs a gateway of ours"), "{}", refusal(&n));
         n.vpc = Some("dc".into());

@@ -213,6 +213,7 @@ fn add_leg(network: &NodeNetwork, bridge: IfName, state: &mut NodeState) {
             addresses,
             mtu: network.mtu,
             symmetric: network.spec.symmetric,
+            admits: network.spec.admits.clone(),
         },
     );
 }

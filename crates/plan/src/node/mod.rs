@@ -176,6 +176,9 @@ pub struct Leg {
     pub mtu: Mtu,
     /// Whether what is forwarded into the network gets the gateway's address as its source.
     pub symmetric: bool,
+    /// Who on other networks may open connections into this one; everybody, if nothing is said.
+    #[serde(default)]
+    pub admits: Option<BTreeSet<IpNet>>,
 }
 
 /// A domain's way out: a veth pair to the host with a /31 (RFC 3021) of link-local addresses, the default route of the
