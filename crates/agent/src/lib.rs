@@ -80,6 +80,14 @@ pub enum Error {
     /// The kernel's events.
     #[error("the kernel's events cannot be waited for: {0}")]
     Events(#[source] std::io::Error),
+    /// A file of the data directory.
+    #[error("{}: {source}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// The API.
     #[error(transparent)]
     Api(#[from] kube::Error),
@@ -89,6 +97,11 @@ pub enum Error {
     /// The data plane.
     #[error("{0}")]
     Dataplane(String),
+    /// Another agent speaks for the node.
+    #[error(
+        "another agent speaks for node {0:?}: give this one another name with --node-name, or wait 40 s after the other ended"
+    )]
+    NameTaken(String),
     /// A task of the runtime ended before it should.
     #[error("a background task ended: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -153,6 +166,8 @@ impl Agent {
 /// When the node cannot be used at all: no user for QEMU, no netlink, no API.
 pub async fn run(config: Config, client: Client, world: World) -> Result<(), Error> {
     let mut changes = world.changes();
+    let identity = node::identity(&config)?;
+    node::claim_name(&config.node, &identity, &client).await?;
     let (user, kernel) = {
         let user = tokio::task::spawn_blocking(multihome_vmm::ensure_user);
         let kernel = tokio::task::spawn_blocking(multihome_netlink::probe);
@@ -222,7 +237,7 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
     tokio::join!(
         feed,
         work,
-        node::report(&agent, &kernel),
+        node::report(&agent, &kernel, &identity),
         fabrics::follow(&agent),
         leases::follow(&agent),
         leases6::follow(&agent),

@@ -7,24 +7,54 @@ use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeSpec, NodeStatus, Node
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
-use multihome_control::node::{AGENT, TUNNEL_ADDRESS, is_ours_alone};
+use kube::{Client, ResourceExt};
+use multihome_control::node::{AGENT, AGENT_ID, TUNNEL_ADDRESS, is_ours_alone};
 use multihome_netlink::Capabilities;
 use multihome_vmm::{Acceleration, Accelerator};
 use serde_json::json;
 
-use crate::Agent;
+use crate::{Agent, Config, Error};
 
 /// How often the node says that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// The label that says how VMs are accelerated.
 pub(crate) const ACCELERATOR: &str = "multihome.io/accelerator";
 
+/// What tells this agent from others: made once, and kept in the data directory.
+pub(crate) fn identity(config: &Config) -> Result<String, Error> {
+    let path = config.data_dir.join("agent-id");
+    let failed = |source| Error::File { path: path.clone(), source };
+    match std::fs::read_to_string(&path) {
+        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
+        _ => {}
+    }
+    let fresh = std::fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(failed)?.trim().to_owned();
+    std::fs::create_dir_all(&config.data_dir).map_err(failed)?;
+    std::fs::write(&path, &fresh).map_err(failed)?;
+    Ok(fresh)
+}
+
+/// Makes sure that nobody else speaks for this node: two agents of one name would undo each other's work.
+pub(crate) async fn claim_name(name: &str, identity: &str, client: &Client) -> Result<(), Error> {
+    let api: Api<Node> = Api::all(client.clone());
+    let taken = |n: &Node| {
+        let conditions = n.status.as_ref().and_then(|s| s.conditions.as_ref());
+        let speaks = conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+        speaks && is_ours_alone(n) && n.annotations().get(AGENT_ID).is_some_and(|other| other != identity)
+    };
+    match api.get_opt(name).await? {
+        Some(node) if taken(&node) => Err(Error::NameTaken(name.to_owned())),
+        _ => Ok(()),
+    }
+}
+
 /// Keeps the Node up to date for as long as it is polled.
-pub(crate) async fn report(agent: &Agent, kernel: &Capabilities) {
+pub(crate) async fn report(agent: &Agent, kernel: &Capabilities, identity: &str) {
     let mut acceleration = agent.acceleration.subscribe();
     loop {
         let known = acceleration.borrow_and_update().clone();
-        let pause = match register(agent, kernel, known.as_ref()).await {
+        let pause = match register(agent, kernel, identity, known.as_ref()).await {
             Ok(()) => HEARTBEAT,
             Err(e) => {
                 tracing::warn!("node status not reported: {e}");
@@ -38,6 +68,7 @@ pub(crate) async fn report(agent: &Agent, kernel: &Capabilities) {
 async fn register(
     agent: &Agent,
     kernel: &Capabilities,
+    identity: &str,
     acceleration: Option<&Acceleration>,
 ) -> Result<(), kube::Error> {
     let api: Api<Node> = Api::all(agent.client.clone());
@@ -51,7 +82,8 @@ async fn register(
     let tunnel = agent.config.tunnel_address.map(|a| a.to_string());
     let old = api.get_opt(name).await?;
     if old.is_none() {
-        let annotations = tunnel.clone().map(|a| [(TUNNEL_ADDRESS.to_owned(), a)].into());
+        let own = tunnel.clone().map(|a| (TUNNEL_ADDRESS.to_owned(), a));
+        let annotations = Some(own.into_iter().chain([(AGENT_ID.to_owned(), identity.to_owned())]).collect());
         let node = Node {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
@@ -68,7 +100,8 @@ async fn register(
             Err(e) => return Err(e),
         }
     } else {
-        let patch = json!({"metadata": {"labels": labels, "annotations": {TUNNEL_ADDRESS: tunnel}}});
+        let patch =
+            json!({"metadata": {"labels": labels, "annotations": {TUNNEL_ADDRESS: tunnel, AGENT_ID: identity}}});
         api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
     }
     // Where a kubelet speaks for the node, what it says stands beside what we say.

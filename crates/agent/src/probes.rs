@@ -85,17 +85,33 @@ async fn follow_peers(agent: &Agent) {
         let peers = peers(&agent.world.read(), &agent.config.node, key);
         agent.probes.set_peers(&key.to_string(), peers);
     };
+    let everything = || {
+        let all: Vec<Key> = agent.world.read().networks.keys().cloned().collect();
+        all.iter().for_each(changed);
+    };
+    // Heartbeats change nothing here.
+    let mut known: HashMap<String, bool> = HashMap::new();
     loop {
         match changes.recv().await {
             Ok(Change::Network(key)) => changed(&key),
-            Ok(Change::Node(_)) | Err(RecvError::Lagged(_)) => {
-                let all: Vec<Key> = agent.world.read().networks.keys().cloned().collect();
-                all.iter().for_each(changed);
+            Ok(Change::Node(name)) => {
+                let away = is_away(&agent.world.read(), &name);
+                if known.insert(name, away) != Some(away) {
+                    everything();
+                }
             }
+            Err(RecvError::Lagged(_)) => everything(),
             Ok(_) => {}
             Err(RecvError::Closed) => return,
         }
     }
+}
+
+/// Whether the agent of a node is known to be away.
+fn is_away(t: &Tables, node: &str) -> bool {
+    let status = t.nodes.get(&Key::new("", node)).and_then(|n| n.status.as_ref());
+    let ready = status.and_then(|s| s.conditions.as_ref()?.iter().find(|c| c.type_ == "Ready"));
+    ready.is_some_and(|c| c.status != "True")
 }
 
 /// Other nodes that carry a network and could answer. Those that say themselves why they cannot are not asked, nor those
@@ -107,12 +123,7 @@ fn peers(t: &Tables, node: &str, network: &Key) -> BTreeMap<u64, String> {
         let word = c.layer2.as_ref().map_or("", |l| l.reason.as_str());
         ![LAYER2_FAILED, NO_CARRIER, NO_UPLINK].contains(&word)
     });
-    let away = |name: &str| {
-        let status = t.nodes.get(&Key::new("", name)).and_then(|n| n.status.as_ref());
-        let ready = status.and_then(|s| s.conditions.as_ref()?.iter().find(|c| c.type_ == "Ready"));
-        ready.is_some_and(|c| c.status != "True")
-    };
-    let able = able.filter(|(name, _)| !away(name));
+    let able = able.filter(|(name, _)| !is_away(t, name));
     able.map(|(name, _)| (names::wire_hash(name), name.clone())).collect()
 }
 

@@ -67,6 +67,11 @@ fn an_overlay_spans_nodes_without_learning_or_flooding() {
 fn an_address_stays_on_another_node_and_nobody_notices() {
     let Some(cluster) = cluster("an_address_stays_on_another_node_and_nobody_notices", 2) else { return };
     let api = cluster.api();
+    // Another machine of the same name would undo this one's work.
+    let elsewhere = cluster.nodes[1].data_dir().join("elsewhere");
+    let twin = ["--data-dir", &elsewhere.to_string_lossy(), "agent", "--node-name", "node1"];
+    let refused = String::from_utf8_lossy(&cluster.nodes[1].try_cli(&twin).stderr).into_owned();
+    assert!(refused.contains("another agent speaks for node \"node1\""), "{refused}");
     api.apply(&network("blue", "Overlay", 1, 600));
     api.apply(&(vm_on("node1", "a", &["blue"]) + &vm_on("node2", "b", &["blue"])));
     api.ready("a-blue");

@@ -445,7 +445,7 @@ fn a_trunk_that_cannot_be_is_told_on_the_network() {
     node.apply(&(network("a", "Management", 62, 600) + &vm("fw", &["a", "carries"])));
     let told = eventually("the network says what its node has against it", 60, || {
         let layer2 = node.get("net", "carries").pointer("/status/connectivity/node1/layer2").cloned()?;
-        (layer2["ok"] == false).then(|| layer2["reason"].to_string())
+        (layer2["ok"] == false).then(|| layer2["message"].to_string())
     });
     assert!(told.contains(r#"this node cannot do trunks on ClusterNetwork \"data\": "#), "{told}");
     let ready = eventually("tools are told, too", 10, || {

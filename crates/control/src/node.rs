@@ -8,6 +8,9 @@ use kube::ResourceExt;
 /// The annotation with the address that a node's tunnels start from and end at. Without it, the node's InternalIP is.
 pub const TUNNEL_ADDRESS: &str = "multihome.io/tunnel-address";
 
+/// The annotation with the identity of the agent that speaks for a node: what tells it from another agent of the same name.
+pub const AGENT_ID: &str = "multihome.io/agent-id";
+
 /// What our agents call themselves in `status.nodeInfo.kubeletVersion`, before the version.
 pub const AGENT: &str = "multihome-";
 

@@ -140,7 +140,12 @@ pub(super) async fn agent(cli: &Cli, args: &AgentArgs) -> CliResult {
     // Whether it answers is said at once; later it may come and go.
     let client = client::connect(cli).await?;
     let version = client.apiserver_version().await.map_err(|e| {
-        CliError::from(e).hint(format!("{} names the API {api}: is «multihome serve» running there?", path.display()))
+        let refused = matches!(&e, kube::Error::Api(s) if s.code == 401 || s.code == 403);
+        let hint = match refused {
+            true => format!("the API {api} does not take the credential in {}: copy the file anew", path.display()),
+            false => format!("{} names the API {api}: is «multihome serve» running there?", path.display()),
+        };
+        CliError::from(e).hint(hint)
     })?;
     eprintln!("node {} joins {api} (version {})", config.node, version.git_version);
     match config.tunnel_address {

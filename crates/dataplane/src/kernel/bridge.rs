@@ -145,7 +145,7 @@ impl Kernel {
             if there.is_some() {
                 self.rtnl.delete(name.as_str()).unless_missing()?;
             }
-            self.forget_remotes(name);
+            self.forget_remotes(name)?;
             if let LinkKind::Vlan { parent, id } = kind {
                 self.vacate(parent, id)?;
             }
@@ -280,7 +280,7 @@ impl Kernel {
     /// Takes an uplink away: a device of ours is removed, one of the node's own is given back.
     pub(super) fn delete_uplink(&mut self, name: &IfName) -> Result<()> {
         if name.as_str().starts_with(names::VLAN) || name.as_str().starts_with(names::VXLAN) {
-            self.forget_remotes(name);
+            self.forget_remotes(name)?;
             return self.delete_device(name);
         }
         if let Some(link) = self.rtnl.link(name.as_str())? {

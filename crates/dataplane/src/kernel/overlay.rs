@@ -8,11 +8,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use multihome_model::{IfName, MacAddr, names};
+use multihome_netlink::nft::{Changes, Data, Element, Family};
 use multihome_netlink::{FdbEntry, Idempotent, LinkChange, Neighbour, PortFlags, sysctl};
 use multihome_plan::node::{Flood, Remote, Remotes};
 
 use super::Kernel;
 use super::observe::Host;
+use super::security::{OWN, TABLE, split};
 use crate::error::Result;
 
 /// The forwarding entry that stands for every address nobody knows (vxlan(8)).
@@ -38,6 +40,15 @@ fn host(index: u32, mac: MacAddr, via: IpAddr) -> [FdbEntry; 2] {
     [entry.clone(), FdbEntry { remote: None, own: false, ..entry }]
 }
 
+/// The set of addresses that uplinks ask nobody for.
+fn own_set(ip: IpAddr) -> &'static str {
+    OWN[usize::from(ip.is_ipv6())]
+}
+
+fn own_key(uplink: &IfName, ip: IpAddr) -> Data {
+    Data::new().ifname(uplink.as_str()).ip(ip)
+}
+
 fn first_fault(results: Vec<multihome_netlink::Result<()>>) -> Result<()> {
     Ok(results.into_iter().collect::<multihome_netlink::Result<()>>()?)
 }
@@ -46,6 +57,15 @@ impl Kernel {
     pub(super) fn put_flood(&mut self, name: &IfName, flood: &Flood) -> Result<()> {
         let index = self.rtnl.index(name.as_str())?;
         let known = self.known_remotes()?.get(name).cloned().unwrap_or_default();
+        self.ensure_tables()?;
+        let mut changes = Changes::new();
+        for ip in known.flood.own.difference(&flood.own) {
+            changes.delete(own_set(*ip), own_key(name, *ip));
+        }
+        for ip in flood.own.difference(&known.flood.own) {
+            changes.add(own_set(*ip), Element::key(own_key(name, *ip)));
+        }
+        self.nft.apply(Family::Bridge, TABLE, &changes)?;
         let gone: Vec<FdbEntry> = known.flood.nodes.difference(&flood.nodes).map(|n| copy_to(index, *n)).collect();
         for result in self.rtnl.fdb_delete(&gone) {
             result.unless_missing()?;
@@ -99,10 +119,15 @@ impl Kernel {
     }
 
     /// The device is gone, and what it knew with it.
-    pub(super) fn forget_remotes(&mut self, name: &IfName) {
-        if let Some(known) = &mut self.remotes {
-            known.remove(name);
+    pub(super) fn forget_remotes(&mut self, name: &IfName) -> Result<()> {
+        let own = self.known_remotes()?.get(name).map(|r| r.flood.own.clone()).unwrap_or_default();
+        let mut changes = Changes::new();
+        for ip in own {
+            changes.delete(own_set(ip), own_key(name, ip));
         }
+        self.nft.apply(Family::Bridge, TABLE, &changes)?;
+        self.remotes.get_or_insert_default().remove(name);
+        Ok(())
     }
 
     /// Whether a VXLAN uplink learns addresses.
@@ -150,6 +175,17 @@ impl Kernel {
                 neighbours.entry((n.index, mac)).or_default().insert(n.ip);
             }
         }
+        let mut own: BTreeMap<IfName, BTreeSet<IpAddr>> = BTreeMap::new();
+        for (set, length) in OWN.into_iter().zip([4, 16]) {
+            for e in self.keys(set)? {
+                let Some((name, ip)) = split(&e.key) else { continue };
+                let ip = match length {
+                    4 => <[u8; 4]>::try_from(ip).ok().map(IpAddr::from),
+                    _ => <[u8; 16]>::try_from(ip).ok().map(IpAddr::from),
+                };
+                own.entry(name).or_default().extend(ip);
+            }
+        }
         let mut found = BTreeMap::new();
         for (name, link) in host.ours(names::VXLAN, "vxlan") {
             let unknown = link.port.learning == Some(true);
@@ -157,7 +193,10 @@ impl Kernel {
             if link.port.unicast_flood != want.unicast_flood || link.port.neigh_suppress != want.neigh_suppress {
                 continue;
             }
-            let mut known = Remotes { flood: Flood { nodes: BTreeSet::new(), unknown }, hosts: BTreeMap::new() };
+            let mut known = Remotes {
+                flood: Flood { nodes: BTreeSet::new(), unknown, own: own.remove(&name).unwrap_or_default() },
+                hosts: BTreeMap::new(),
+            };
             let entries = host.entries(link.index);
             let bridged: BTreeSet<[u8; 6]> = entries.iter().filter(|e| !e.own && e.permanent).map(|e| e.mac).collect();
             for e in entries.iter().filter(|e| e.own) {

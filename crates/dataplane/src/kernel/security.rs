@@ -47,9 +47,9 @@ pub(super) const UNTAGGED: &str = "uplinks_untagged";
 pub(super) const TAGGED: &str = "uplinks_tagged";
 /// The VLANs that stand for frames without a tag inside a fabric's bridge, by its uplink.
 pub(super) const INNER_TAGS: &str = "inner_tags";
-/// What nodes probe networks with ([`multihome_model::names::PROBE_MAC`]; EtherType 0x88b5 of crate `probe`). The newest
-/// set, by which a table of this version is known.
-const PROBES: &str = "probes";
+/// The addresses that each VXLAN uplink asks nobody for, because every node has them. The newest sets, by which a table of this
+/// version is known.
+pub(super) const OWN: [&str; 2] = ["tunnel_own4", "tunnel_own6"];
 
 /// `nic_targets` holds what `nic_ip6` does: the target address of neighbour discovery (RFC 4861,
 /// section 4.3 and 4.4: at offset 8 of the ICMPv6 message) has no name in this language yet, and a
@@ -64,7 +64,8 @@ const PROBES: &str = "probes";
 /// bridge it comes neither from a NIC nor from the wire: a guest there is told of no VLAN, and the other rules would not see
 /// what is behind the tag. That goes for a tag that names no VLAN but a priority, too.
 ///
-/// Probes between nodes (set `probes`) and answers to a node's probe MAC are for the packet sockets on uplinks: no guest
+/// Probes between nodes (set `probes`: EtherType 0x88b5 of crate `probe`) and answers to a node's probe MAC
+/// ([`multihome_model::names::PROBE_MAC`]) are for the packet sockets on uplinks: no guest
 /// hears or forges them.
 ///
 /// Nothing passes between the host itself and a bridge: the host has no business in a network, and
@@ -91,6 +92,8 @@ table bridge multihome {
     set uplinks_untagged { type ifname; }
     set uplinks_tagged { type ifname; }
     set inner_tags { typeof iifname . vlan id; }
+    set tunnel_own4 { type ifname . ipv4_addr; }
+    set tunnel_own6 { typeof oifname . @th,64,128; }
     set probes { type ether_type; elements = { 0x88b5 }; }
 
     chain refuse {
@@ -162,6 +165,8 @@ table bridge multihome {
         type filter hook forward priority -300; policy accept;
         iifname "mhl*" oifname "mhx*" ether type arp drop
         iifname "mhl*" oifname "mhx*" ether type ip6 icmpv6 type { nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect } drop
+        ether type arp oifname . arp daddr ip @tunnel_own4 drop
+        ether type ip6 icmpv6 type nd-neighbor-solicit oifname . @th,64,128 @tunnel_own6 drop
         oifname != "mht*" accept
         ether type @probes drop
         ether daddr & ff:ff:00:00:00:00 == 0e:6d:00:00:00:00 drop
@@ -239,7 +244,7 @@ impl Kernel {
         self.require(Capability::BridgeNftables, || "port security".into())?;
         if !self.nft.has_table(Family::Bridge, TABLE)? {
             load_in(&self.config.host, RULES)?;
-        } else if self.nft.elements(Family::Bridge, TABLE, PROBES).unless_missing()?.is_none() {
+        } else if self.nft.elements(Family::Bridge, TABLE, OWN[0]).unless_missing()?.is_none() {
             // Of an earlier version: replaced in one transaction. Its facts are put back by the next plan; until then
             // nothing leaves a tap.
             load_in(&self.config.host, &format!("delete table bridge {TABLE}\n{RULES}"))?;
@@ -270,7 +275,7 @@ impl Kernel {
         Ok(self.ports.get_or_insert_default())
     }
 
-    fn keys(&mut self, set: &str) -> Result<Vec<Listed>> {
+    pub(super) fn keys(&mut self, set: &str) -> Result<Vec<Listed>> {
         Ok(self.nft.elements(Family::Bridge, TABLE, set).unless_missing()?.unwrap_or_default())
     }
 

@@ -20,7 +20,11 @@ fn what_other_nodes_carry_is_known_and_answered_for() {
     let uplink = name(names::VXLAN, "net3");
     let to = |nodes: &[&str]| nodes.iter().map(|n| n.parse().unwrap()).collect();
     let known = desired.remotes.get_mut(&uplink).unwrap();
-    known.flood = Flood { nodes: to(&["192.0.2.2", "192.0.2.9"]), unknown: false };
+    known.flood = Flood {
+        nodes: to(&["192.0.2.2", "192.0.2.9"]),
+        unknown: false,
+        own: [ip("10.3.0.1").into(), "fd00:3::1".parse().unwrap()].into(),
+    };
     known.hosts.insert(mac(40), remote("192.0.2.2", &["10.3.0.40", "fd00:3::40"]));
     known.hosts.insert(mac(41), remote("192.0.2.2", &["10.3.0.41"]));
     reach(&mut engine, &desired);
@@ -46,6 +50,9 @@ fn what_other_nodes_carry_is_known_and_answered_for() {
     };
     let question = arp(1, guest.mac, guest.ip, [0; 6], ip("10.3.0.40"));
     assert!(!tunnelled(&question), "the question crossed the underlay");
+    let question = arp(1, guest.mac, guest.ip, [0; 6], ip("10.3.0.1"));
+    assert_eq!(guest.resolve(ip("10.3.0.1"), PATIENCE), Some([2, 0, 0, 0, 1, 3]), "the gateway of this node");
+    assert!(!tunnelled(&ethernet(BROADCAST, guest.mac, 0x0806, &question)), "and no other one is asked");
     // What is for it goes to its node.
     let frame = ethernet(mac(40).0, guest.mac, 0x0800, &ipv4(guest.ip, ip("10.3.0.40"), 1, &echo(8, 1)));
     guest.send(&frame);
@@ -59,7 +66,7 @@ fn what_other_nodes_carry_is_known_and_answered_for() {
     let known = desired.remotes.get_mut(&uplink).unwrap();
     known.hosts.insert(mac(40), remote("192.0.2.9", &["10.3.0.41", "fd00:3::44"]));
     known.hosts.remove(&mac(41));
-    known.flood = Flood { nodes: to(&["192.0.2.9"]), unknown: true };
+    known.flood = Flood { nodes: to(&["192.0.2.9"]), unknown: true, own: [ip("10.3.0.1").into()].into() };
     reach(&mut engine, &desired);
     let known = desired.remotes.get_mut(&uplink).unwrap();
     known.flood.unknown = false;

@@ -45,6 +45,9 @@ pub struct Flood {
     /// Whether frames to unknown addresses are copied, too, addresses learned, and neighbours asked rather than answered for:
     /// where a NIC may use any address.
     pub unknown: bool,
+    /// Addresses of the network's gateway, which every node has itself: nobody is asked for them.
+    #[serde(default)]
+    pub own: BTreeSet<IpAddr>,
 }
 
 /// A NIC of another node.
@@ -66,7 +69,9 @@ pub fn remotes<'a>(
     if network.spec.kind != NetworkType::Overlay || network.vni.is_none() {
         return None;
     }
-    let mut all = Remotes { flood: Flood { nodes: BTreeSet::new(), unknown: open }, hosts: BTreeMap::new() };
+    let subnets = [&network.spec.ipv4, &network.spec.ipv6].into_iter().flatten();
+    let own = subnets.filter_map(|s| s.gateway).filter(|_| network.spec.owns_gateway).collect();
+    let mut all = Remotes { flood: Flood { nodes: BTreeSet::new(), unknown: open, own }, hosts: BTreeMap::new() };
     for nic in nics.into_iter().filter(|n| n.network == network.key) {
         all.flood.nodes.insert(nic.via);
         all.flood.unknown |= nic.security == PortSecurity::Promiscuous;
