@@ -310,3 +310,35 @@ spec:
         (!api.cli(&["get", "claim"]).contains("198.18.0.")).then_some(())
     });
 }
+
+#[test]
+fn a_removed_node_gives_its_vms_up_and_ends_them_when_it_comes_back() {
+    let Some(mut cluster) = cluster("a_removed_node_gives_its_vms_up_and_ends_them_when_it_comes_back", 2) else {
+        return;
+    };
+    // The node that serves is needed for the API: the other one fails.
+    cluster.api().apply(&(network("blue", "Overlay", 1, 600) + &vm_on("node2", "b", &["blue"])));
+    cluster.api().ready("b-blue");
+    let before = address(&cluster, "b-blue");
+    cluster.nodes[1].kill_server();
+    eventually("a silent node is not ready", 70, || {
+        let table = cluster.api().cli(&["get", "nodes"]);
+        table.lines().any(|l| l.starts_with("node2") && !l.contains(" Ready ")).then_some(())
+    });
+    // Its VM may still run: it is not started elsewhere.
+    assert_eq!(cluster.api().get("vmi", "b").pointer("/status/phase").and_then(|p| p.as_str()), Some("Running"));
+    // The operator knows that the machine is off.
+    cluster.api().apply(&vm_on("node1", "b", &["blue"]));
+    cluster.api().cli(&["delete", "node", "node2"]);
+    eventually("it runs on the other node", 120, || {
+        let vmi = cluster.api().get("vmi", "b");
+        (vmi.pointer("/status/nodeName")? == "node1" && vmi.pointer("/status/phase")? == "Running").then_some(())
+    });
+    cluster.api().ready("b-blue");
+    assert_eq!(address(&cluster, "b-blue"), before, "with the address that it had");
+    // The machine was not off after all.
+    assert!(!cluster.nodes[1].devices().is_empty());
+    cluster.nodes[1].serve();
+    eventually("what was left of it there is gone", 60, || cluster.nodes[1].devices().is_empty().then_some(()));
+    assert!(cluster.api().guest_sh("b", "ping -c 2 -W 1 10.90.1.1").0, "and the VM runs on where it is");
+}
