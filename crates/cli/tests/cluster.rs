@@ -38,7 +38,7 @@ fn an_overlay_spans_nodes_without_learning_or_flooding() {
     assert!(!from_a(&c), "another overlay is another world");
     // The nodes ask each other inside the overlay, and say so.
     let answers = |of: &str, text: &str| {
-        eventually("the nodes find each other in the overlay", 30, || {
+        eventually("the nodes find each other in the overlay", 60, || {
             let v = api.get("net", "blue");
             let found = v.pointer(&format!("/status/connectivity/{of}"))?;
             (found.pointer("/layer2/message")? == text && found.pointer("/pathMtu/reason")? == "Answers").then_some(())
