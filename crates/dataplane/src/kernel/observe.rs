@@ -226,8 +226,11 @@ impl Kernel {
             router::observe(&mut Rtnl::open_in(&netns)?, &inside.links, &ends, &mut domain)?;
             state.domains.insert(name, domain);
         }
-        // Ends whose domain is gone lead nowhere; they are shown in domains that nobody wants.
-        for (i, name) in legs.into_keys().chain(ways.into_keys()).chain(floats.into_keys()).enumerate() {
+        // Ends whose domain is gone lead nowhere, and a tunnel that was made and not moved in does not either; they are shown in
+        // domains that nobody wants.
+        let halfway = host.ours(names::ROUTER, "vxlan").map(|(name, _)| name);
+        let ends = legs.into_keys().chain(ways.into_keys()).chain(floats.into_keys());
+        for (i, name) in ends.chain(halfway).enumerate() {
             let leg = Leg {
                 alias: String::new(),
                 bridge: IfName::new(NOWHERE).expect("a dash is a device name"),

@@ -166,10 +166,16 @@ fn domains_route_between_nodes_and_to_their_peers() {
         reach(engine, &build(&input(node, fewer)));
     }
     assert!(!ten.ping_for(ip("10.7.0.70"), ip("10.1.0.1"), SILENCE));
+    // Killed between making a tunnel and moving it into its domain, and not wanted any more.
+    let name = name(names::ROUTER, "gone");
+    let kind = LinkKind::Vxlan { vni: 77, port: 4789, local: None, ttl: 64, learning: false, underlay: None };
+    let tunnel = NewLink { name: name.as_str(), kind, change: LinkChange::default() };
+    Rtnl::open_in(&a.netns).unwrap().create(&tunnel).unwrap();
     for engine in &mut engines {
         reach(engine, &NodeState::default());
     }
     assert_eq!((a.namespaces(), b.namespaces()), (vec![], vec![]));
+    assert!(!a.links().contains(&name.to_string()), "{:?}", a.links());
 }
 
 /// An untagged network 198.18.0.0/24 on a device of the node, with a router of somebody else's.
