@@ -31,6 +31,6 @@ pub use jsonpath::PathError;
 pub use registry::RegistryError;
 pub use resource::{Column, CrdError, ResourceType};
 pub use schema::SchemaError;
-pub use serve::{ServeError, ServeOptions, Serving, serve};
+pub use serve::{Endpoint, ServeError, ServeOptions, Serving, endpoint, serve};
 pub use server::{ApiServer, Error};
 pub use store::db::OpenError;

@@ -38,6 +38,8 @@ pub enum Command {
     Serve(Serve),
     /// Run this machine's node agent alone, for the API of another `serve` or of a Kubernetes cluster (--kubeconfig)
     Agent(AgentArgs),
+    /// Run the controllers alone, for the API of a Kubernetes cluster (--kubeconfig), and the admission webhook
+    Controller(Controller),
     /// Create or change what manifests describe
     Apply(Apply),
     /// List objects
@@ -105,6 +107,23 @@ pub struct AgentArgs {
     /// How the node takes part
     #[command(flatten)]
     pub node: NodeArgs,
+}
+
+/// `controller`
+#[derive(Debug, Args)]
+pub struct Controller {
+    /// Create or update in the API what Multihome needs there first: the CustomResourceDefinitions, and with --webhook the
+    /// webhook's registration. Definitions that somebody else installed stay as they are
+    #[arg(long)]
+    pub install: bool,
+    /// Address that the admission webhook listens on, with TLS; without it, what cannot work is not refused but shown in
+    /// conditions
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub webhook: Option<SocketAddr>,
+    /// How the API reaches the webhook: an address, a DNS name, or NAME.NAMESPACE.svc for a Service. Default: the address
+    /// listened on, or the one that the API is reached from
+    #[arg(long, value_name = "HOST", requires = "webhook")]
+    pub webhook_host: Option<String>,
 }
 
 /// What a node agent is told.

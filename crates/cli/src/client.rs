@@ -1,5 +1,6 @@
 //! Connecting to the API.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -41,4 +42,13 @@ async fn config(cli: &Cli) -> Result<Config, CliError> {
             .hint("start «multihome serve», or name the file with --kubeconfig")
     })?;
     Ok(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
+}
+
+/// The address of this machine that packets to a host leave from. Nothing is sent to find it.
+pub fn source_towards(host: &str) -> Option<IpAddr> {
+    let host = host.trim_matches(['[', ']']);
+    let any: SocketAddr = if host.contains(':') { "[::]:0".parse().ok()? } else { "0.0.0.0:0".parse().ok()? };
+    let socket = std::net::UdpSocket::bind(any).ok()?;
+    socket.connect((host, 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|own| !own.is_unspecified())
 }

@@ -110,6 +110,11 @@ impl Tables {
         self.addresses.get(network)
     }
 
+    /// All claims.
+    pub(crate) fn claims(&self) -> &Table<AddressClaim> {
+        &self.claims
+    }
+
     /// The claims of a NIC, by its uid.
     pub fn claims_of(&self, nic_uid: &str) -> Vec<Arc<AddressClaim>> {
         let keys = self.claims_by_owner.get(nic_uid).into_iter().flatten();

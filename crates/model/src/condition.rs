@@ -12,10 +12,10 @@ pub struct Condition {
     /// `True`, `False` or `Unknown`.
     pub status: String,
     /// Why, in one CamelCase word that programs can compare.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// Why, in one sentence for people.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// When `status` last changed (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -65,6 +65,10 @@ fn structural(value: &mut Value) {
                     map.insert("x-kubernetes-preserve-unknown-fields".into(), Value::Bool(true));
                 }
             }
+            // It says nothing, and older Kubernetes (1.20) takes it for null and refuses the definition.
+            if map.get("default").is_some_and(|d| d == "") {
+                map.remove("default");
+            }
             map.values_mut().for_each(structural);
         }
         Value::Array(list) => list.iter_mut().for_each(structural),

@@ -4,6 +4,7 @@
 //! command line there. Nothing of the machine's own network is touched. Only processes that were started here are ended.
 
 mod cluster;
+mod kubernetes;
 mod manifest;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub use cluster::Cluster;
+pub use kubernetes::Kubernetes;
 pub use manifest::{dual_stack, network, vm};
 use serde_json::Value;
 
@@ -183,6 +185,37 @@ impl Node {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// Makes a node that is no part of anything yet: join it to an API with [`Node::join`].
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn alone(binary: &str) -> Self {
+        Self::new(binary, &["agent", "--node-name", "node1"])
+    }
+
+    /// Starts the node's agent for the API of a kubeconfig, with the demo guest as image `guest`.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn join(&mut self, kubeconfig: PathBuf) {
+        self.kubeconfig = Some(kubeconfig);
+        self.serve();
+        self.import_guest();
+    }
+
+    /// Starts a command of the program that goes on beside the server, with a kubeconfig; what it says goes into the server's log.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn beside(&self, kubeconfig: &Path, args: &[&str]) -> Child {
+        let path = self.dir.path().join("serve.log");
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(path).expect("the log can be written");
+        let again = log.try_clone().expect("a second handle");
+        let mut command = self.command(args);
+        command.env("KUBECONFIG", kubeconfig).stdout(log).stderr(again).stdin(Stdio::null());
+        command.spawn().expect("the program starts")
     }
 
     fn command(&self, args: &[&str]) -> Command {

@@ -66,6 +66,11 @@ impl Credentials {
         Ok(Self { dir: dir.to_owned(), ca, certificate, key, token })
     }
 
+    /// The certificate authority, in PEM.
+    pub fn authority(&self) -> &str {
+        &self.ca
+    }
+
     pub fn tls(&self) -> Result<rustls::ServerConfig, ServeError> {
         let failed = |e: &dyn std::fmt::Display| ServeError::Certificate(e.to_string());
         let chain = CertificateDer::pem_slice_iter(self.certificate.as_bytes())

@@ -3,16 +3,19 @@
 //! Certificate, token and kubeconfig lie in the data directory, readable by their owner alone.
 
 mod credentials;
+mod endpoint;
 
+use crate::api::body::ResponseBody;
 use crate::api::reply::Reply;
 use crate::error::ApiError;
 use crate::server::ApiServer;
 use bytes::Bytes;
 use credentials::Credentials;
-use http::{Request, header};
+use http::{Request, Response, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -32,6 +35,22 @@ const GRACE: Duration = Duration::from_secs(2);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long to wait before accepting again, where the system is out of descriptors.
 const EXHAUSTED: Duration = Duration::from_millis(50);
+
+pub use endpoint::{Endpoint, endpoint};
+
+/// What answers requests: the API, or an endpoint.
+trait Answers:
+    Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+}
+
+impl<S> Answers for S where
+    S: Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static
+{
+}
 
 /// Where to listen, and where the credentials are kept.
 #[derive(Clone, Debug)]
@@ -124,7 +143,7 @@ pub async fn serve(
     let token: Arc<str> = credentials.token.into();
     let task = tokio::spawn(async move {
         let mut listeners = JoinSet::new();
-        listeners.spawn(accept_tls(tcp, tls, api.clone(), token, stop.clone()));
+        listeners.spawn(accept_tls(tcp, tls, api.clone(), Some(token), stop.clone()));
         if let Some(unix) = unix {
             listeners.spawn(accept_unix(unix, api.clone(), stop.clone()));
         }
@@ -161,7 +180,13 @@ fn bind_socket(path: &Path) -> Result<UnixListener, ServeError> {
     Ok(listener)
 }
 
-async fn accept_tls(listener: TcpListener, tls: TlsAcceptor, api: ApiServer, token: Arc<str>, stop: CancellationToken) {
+async fn accept_tls<S: Answers>(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    service: S,
+    token: Option<Arc<str>>,
+    stop: CancellationToken,
+) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -175,10 +200,10 @@ async fn accept_tls(listener: TcpListener, tls: TlsAcceptor, api: ApiServer, tok
         };
         // small answers must not wait for the client's acknowledgement
         let _ = stream.set_nodelay(true);
-        let (tls, api, token, stop) = (tls.clone(), api.clone(), token.clone(), stop.clone());
+        let (tls, service, token, stop) = (tls.clone(), service.clone(), token.clone(), stop.clone());
         connections.spawn(async move {
             match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
-                Ok(Ok(stream)) => connection(stream, api, Some(token), stop).await,
+                Ok(Ok(stream)) => connection(stream, service, token, stop).await,
                 Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
                 Err(_) => tracing::debug!("a TLS handshake took too long"),
             }
@@ -216,15 +241,20 @@ async fn finish(mut connections: JoinSet<()>) {
 }
 
 /// Serves one connection; where there is a token, every request must carry it.
-async fn connection<S>(stream: S, api: ApiServer, token: Option<Arc<str>>, stop: CancellationToken)
+async fn connection<T, S>(stream: T, service: S, token: Option<Arc<str>>, stop: CancellationToken)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Answers,
 {
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let mut api = api.clone();
+        let mut service = service.clone();
         let admitted = token.as_ref().is_none_or(|token| carries(&request, token));
         async move {
-            if admitted { api.call(request).await } else { Ok(Reply::error(&ApiError::unauthorized()).into_response()) }
+            if admitted {
+                service.call(request).await
+            } else {
+                Ok(Reply::error(&ApiError::unauthorized()).into_response())
+            }
         }
     });
     let builder = auto::Builder::new(TokioExecutor::new());

@@ -5,10 +5,10 @@ use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use multihome_apiserver::{AdmitAll, ApiServer, ResourceType, ServeOptions, Serving, serve};
+use multihome_testkit::Kubernetes;
 use regex_lite::Regex;
 use serde_json::{Value, json};
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -222,38 +222,16 @@ impl Embedded {
 /// A kube-apiserver with etcd and controllers, ended when dropped.
 pub struct Real {
     pub target: Target,
-    tools: PathBuf,
+    _cluster: Kubernetes,
 }
 
 impl Real {
     /// Builds it if need be, which takes minutes, and starts it.
     pub async fn start() -> Result<Self, String> {
-        let tools = tools()?;
-        eprintln!(
-            "conformance: building the real kube-apiserver where it is not built yet (minutes, once), then starting it"
-        );
-        let built = Command::new(tools.join("build"))
-            .args(["kube-apiserver", "kube-controller-manager", "kube-scheduler"])
-            .stdout(Stdio::null())
-            .status()
-            .map_err(|e| format!("the build script does not start: {e}"))?;
-        if !built.success() {
-            return Err("the real kube-apiserver could not be built".into());
-        }
+        let cluster = Kubernetes::start(None)?;
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
-        let state = dir.path().join("cluster");
-        let (api, etcd) = (free_ports(3)?, free_ports(2)?);
-        let up = Command::new(tools.join("up"))
-            .arg(&state)
-            .args([api.to_string(), etcd.to_string()])
-            .env("CONTROLLERS", "1")
-            .output()
-            .map_err(|e| format!("the start script does not start: {e}"))?;
-        if !up.status.success() {
-            return Err(format!("the real kube-apiserver does not start: {}", String::from_utf8_lossy(&up.stderr)));
-        }
-        let target = Target::new("real", state.join("kubeconfig"), dir, None).await?;
-        let real = Self { target, tools };
+        let target = Target::new("real", cluster.kubeconfig(), dir, None).await?;
+        let real = Self { target, _cluster: cluster };
         real.prepare().await;
         Ok(real)
     }
@@ -267,35 +245,6 @@ impl Real {
         target.until(&format!("{WIDGETS}/widgets"), |a| a.code == 200).await;
         target.until("/api/v1/namespaces/default/serviceaccounts/default", |a| a.code == 200).await;
     }
-}
-
-impl Drop for Real {
-    fn drop(&mut self) {
-        let _ = Command::new(self.tools.join("down")).arg(self.target.dir.path().join("cluster")).status();
-    }
-}
-
-/// The scripts that build and start the real server lie beside the repository, or where the environment says.
-fn tools() -> Result<PathBuf, String> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/tools/kube");
-    let place = std::env::var_os("MULTIHOME_KUBE_TOOLS").map_or(beside, PathBuf::from);
-    if place.join("up").is_file() {
-        return Ok(place);
-    }
-    Err("the scripts that build and start a real kube-apiserver are not in ../shared/tools/kube, or where $MULTIHOME_KUBE_TOOLS says".into())
-}
-
-/// The first of `count` free ports in a row.
-fn free_ports(count: u16) -> Result<u16, String> {
-    for _ in 0..50 {
-        let first = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(|e| e.to_string())?.port();
-        let row: Vec<_> =
-            (0..count).map_while(|n| TcpListener::bind(("127.0.0.1", first.checked_add(n)?)).ok()).collect();
-        if row.len() == usize::from(count) {
-            return Ok(first);
-        }
-    }
-    Err("no free ports".into())
 }
 
 static UUID: LazyLock<Regex> =

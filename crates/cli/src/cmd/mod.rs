@@ -1,6 +1,7 @@
 //! The commands, one module each.
 
 mod apply;
+mod controller;
 mod delete;
 mod demo;
 mod describe;
@@ -50,6 +51,7 @@ pub async fn run(cli: Cli, out: &mut Output) -> CliResult {
     match &cli.command {
         Command::Serve(args) => return serve::run(&cli, args).await,
         Command::Agent(args) => return serve::agent(&cli, args).await,
+        Command::Controller(args) => return controller::run(&cli, args).await,
         Command::Plan(args) => return plan::run(args, out),
         Command::Guest(GuestCommand::Config(args)) if !args.filename.is_empty() => return guest::offline(args, out),
         Command::Image(args) => return image::run(&cli, args, out),

@@ -1,7 +1,7 @@
 //! `serve`: the API, the controllers and the node agent in one process; `agent`: the node agent alone; `teardown`: the
 //! opposite.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -182,16 +182,10 @@ fn agent_config(cli: &Cli, args: &NodeArgs, api: Option<&http::Uri>) -> Result<A
 
 /// This node's address towards the API, or towards the rest of the world. Nothing is sent to find it.
 fn own_address(api: Option<&http::Uri>) -> Option<IpAddr> {
-    let host = api.and_then(|u| u.host()).map(|h| h.trim_matches(['[', ']']).to_owned());
+    let host = api.and_then(|u| u.host());
     // Documentation addresses (RFC 5737, RFC 3849): routed like any other that is not near.
-    let far = ["192.0.2.1".to_owned(), "2001:db8::1".to_owned()];
-    host.into_iter().chain(far).find_map(|to| {
-        let any: SocketAddr = if to.contains(':') { "[::]:0".parse().ok()? } else { "0.0.0.0:0".parse().ok()? };
-        let socket = std::net::UdpSocket::bind(any).ok()?;
-        socket.connect((to.as_str(), 9)).ok()?;
-        let own = socket.local_addr().ok()?.ip();
-        (!own.is_loopback() && !own.is_unspecified()).then_some(own)
-    })
+    let all = host.into_iter().chain(["192.0.2.1", "2001:db8::1"]);
+    all.filter_map(client::source_towards).find(|own| !own.is_loopback())
 }
 
 fn host_name() -> Result<String, CliError> {

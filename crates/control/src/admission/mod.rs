@@ -5,8 +5,10 @@
 
 mod fabric;
 mod floating;
+pub mod lookup;
 mod network;
 mod nic;
+pub mod review;
 mod vm;
 
 use std::sync::Arc;
