@@ -1,6 +1,6 @@
 //! Fabrics as nodes have them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 use multihome_model::{Bond, ClusterNetwork, IfName, Mtu, NetworkType, Uplink, names};
@@ -9,6 +9,12 @@ use multihome_plan::node::{Bond as NodeBond, Fabric, NodeFacts};
 use crate::Key;
 use crate::world::Tables;
 
+/// The uplink that carries a fabric on a node of these labels: the first whose selector matches, with its index.
+pub fn uplink<'a>(fabric: &'a ClusterNetwork, labels: &BTreeMap<String, String>) -> Option<(usize, &'a Uplink)> {
+    let matches = |u: &Uplink| u.node_selector.iter().all(|(k, v)| labels.get(k) == Some(v));
+    fabric.spec.uplinks.iter().enumerate().find(|(_, u)| matches(u))
+}
+
 /// How fabrics are present on a node. One that nobody has told of yet has no labels.
 pub fn facts(t: &Tables, node: &str) -> NodeFacts {
     let known = t.nodes.get(&Key::new("", node));
@@ -16,10 +22,7 @@ pub fn facts(t: &Tables, node: &str) -> NodeFacts {
     let fabrics = t
         .fabrics
         .iter()
-        .map(|(k, f)| {
-            let mine = f.spec.uplinks.iter().find(|u| u.node_selector.iter().all(|(k, v)| labels.get(k) == Some(v)));
-            (k.name.clone(), mine.map(|u| carried(&k.name, f, u)).unwrap_or_default())
-        })
+        .map(|(k, f)| (k.name.clone(), uplink(f, &labels).map(|(_, u)| carried(&k.name, f, u)).unwrap_or_default()))
         .collect();
     let tunnel_address = known.and_then(|n| crate::node::tunnel_address(n));
     NodeFacts { name: node.to_owned(), fabrics, tunnel_address, ..NodeFacts::default() }

@@ -52,7 +52,6 @@ pub struct ClusterNetworkSpec {
     pub uplinks: Vec<Uplink>,
     /// Largest packet in bytes, 576 to 9000; 0 or left out means 1500.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 9000))]
     pub mtu: Option<u32>,
 }
 

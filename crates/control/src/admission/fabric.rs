@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use multihome_model::checked::{check_cluster_network, check_network, check_vpc};
 use multihome_model::{ClusterNetwork, Network, Violations, Vpc};
 
 use super::{Lookup, Refusal, Request, Verb, Verdict, list, listing, parse, spec_changed};
 use crate::Key;
+use crate::fabric::uplink;
 use crate::vm::is_builtin_fabric;
 use crate::vpc::{Domain, Exchange, exchanges, subnets};
 
@@ -25,7 +27,36 @@ pub(super) fn validate_fabric(req: &Request<'_>, look: &dyn Lookup) -> Verdict {
     }
     let Some(new) = req.new else { return Ok(()) };
     let fabric: ClusterNetwork = parse(new)?;
-    Ok(check_cluster_network(req.name, &fabric.spec)?)
+    check_cluster_network(req.name, &fabric.spec)?;
+    if req.verb == Verb::Update && !spec_changed(req) {
+        return Ok(());
+    }
+    let mut v = Violations::default();
+    let nodes = list::<Node>(look, None);
+    for other in list::<ClusterNetwork>(look, None).iter().filter(|o| o.name_any() != req.name) {
+        shared_devices(&fabric, other, &nodes, &mut v);
+    }
+    Ok(v.into_result(())?)
+}
+
+/// A device carries one fabric: what has no tag on it could only belong to one.
+fn shared_devices(fabric: &ClusterNetwork, other: &ClusterNetwork, nodes: &[Node], v: &mut Violations) {
+    for node in nodes {
+        let (Some((i, mine)), Some((_, theirs))) = (uplink(fabric, node.labels()), uplink(other, node.labels())) else {
+            continue;
+        };
+        if let Some(device) = mine.nics.iter().find(|n| theirs.nics.contains(n)) {
+            let name = other.name_any();
+            v.add(
+                format!("spec.uplinks[{i}].nics"),
+                format!(
+                    "device {device} of node {} carries ClusterNetwork {name:?} already: use another device, or have the networks ride on {name:?}",
+                    node.name_any()
+                ),
+            );
+            return;
+        }
+    }
 }
 
 pub(super) fn validate_vpc(req: &Request<'_>, look: &dyn Lookup) -> Verdict {

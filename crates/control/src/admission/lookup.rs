@@ -32,6 +32,7 @@ macro_rules! with_table {
             "clusternetworks" => $f(&$tables.fabrics),
             "floatingips" => $f(&$tables.floating),
             "vpcs" => $f(&$tables.vpcs),
+            "nodes" => $f(&$tables.nodes),
             "virtualmachines" => $f(&$tables.vms),
             "virtualmachineinstances" => $f(&$tables.vmis),
             _ => Default::default(),
@@ -112,11 +113,12 @@ impl Asked {
     }
 }
 
-/// A kind of ours as kube-rs needs it.
+/// A kind that the rules read as kube-rs needs it.
 fn resource(group: &str, plural: &str) -> Option<ApiResource> {
     fn of<K: Resource<DynamicType = ()>>() -> ApiResource {
         ApiResource::erase::<K>(&())
     }
+    use k8s_openapi::api::core::v1::Node;
     use multihome_model::kubevirt::{VirtualMachine, VirtualMachineInstance};
     use multihome_model::{AddressClaim, ClusterNetwork, FloatingIP, Network, NetworkInterface, Vpc};
     let all = [
@@ -126,6 +128,7 @@ fn resource(group: &str, plural: &str) -> Option<ApiResource> {
         of::<ClusterNetwork>(),
         of::<FloatingIP>(),
         of::<Vpc>(),
+        of::<Node>(),
         of::<VirtualMachine>(),
         of::<VirtualMachineInstance>(),
     ];
@@ -162,7 +165,7 @@ mod tests {
         for plural in ["networks", "networkinterfaces", "addressclaims", "clusternetworks", "floatingips", "vpcs"] {
             assert!(resource(multihome_model::GROUP, plural).is_some(), "{plural}");
         }
-        assert!(resource("kubevirt.io", "virtualmachines").is_some());
+        assert!(resource("kubevirt.io", "virtualmachines").is_some() && resource("", "nodes").is_some());
         assert!(resource("kubevirt.io", "networks").is_none());
     }
 

@@ -13,6 +13,7 @@ mod vm;
 
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Node;
 use multihome_model::kubevirt::{VirtualMachine, VirtualMachineInstance};
 use multihome_model::{
     AddressClaim, ClusterNetwork, FINALIZER_CLAIMS, FloatingIP, GROUP, Network, NetworkInterface, Violation,
@@ -153,6 +154,7 @@ kind!(AddressClaim, GROUP, "addressclaims");
 kind!(ClusterNetwork, GROUP, "clusternetworks");
 kind!(FloatingIP, GROUP, "floatingips");
 kind!(Vpc, GROUP, "vpcs");
+kind!(Node, "", "nodes");
 kind!(VirtualMachine, "kubevirt.io", "virtualmachines");
 kind!(VirtualMachineInstance, "kubevirt.io", "virtualmachineinstances");
 
