@@ -40,6 +40,7 @@ use multihome_vmm::images::ImageStore;
 use multihome_vmm::{Acceleration, Accelerator, VmmConfig};
 use tokio::sync::broadcast::error::RecvError;
 
+pub use spec::node_input;
 pub use teardown::teardown;
 
 /// How an agent runs.

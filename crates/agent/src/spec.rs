@@ -15,7 +15,7 @@ use multihome_vmm as vmm;
 use multihome_vmm::images::ImageStore;
 
 /// Everything that this node's plan depends on.
-pub(crate) fn node_input(t: &Tables, node: &str) -> NodeInput {
+pub fn node_input(t: &Tables, node: &str) -> NodeInput {
     let nics: Vec<NodeNic> = t.nics.values().filter(|n| carrier(n) == Some(node)).map(|n| node_nic(n)).collect();
     let carried: BTreeSet<&str> = nics.iter().map(|n| n.network.as_str()).collect();
     let mine: BTreeSet<&str> = nics.iter().map(|n| n.uid.as_str()).collect();

@@ -69,6 +69,8 @@ pub enum Command {
     Trace(Trace),
     /// Compute what manifests would lead to, without a server and without root
     Plan(Plan),
+    /// Show what manifests would change on each node, and which NICs of which VMs that reaches, before it is done
+    Diff(Diff),
     /// Print a completion script for a shell
     Completion(Completion),
     /// Print the CustomResourceDefinitions, for Kubernetes
@@ -556,6 +558,20 @@ pub struct Plan {
     #[arg(short, long, required = true, value_name = "FILE")]
     pub filename: Vec<PathBuf>,
     /// Also print the steps on a node of this name that carries all of it
+    #[arg(long)]
+    pub node: Option<String>,
+    /// How to print: table or json
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Format,
+}
+
+/// `diff`
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// Manifest; - for standard input
+    #[arg(short, long, required = true, value_name = "FILE")]
+    pub filename: Vec<PathBuf>,
+    /// Only this node
     #[arg(long)]
     pub node: Option<String>,
     /// How to print: table or json

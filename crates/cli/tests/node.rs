@@ -272,6 +272,27 @@ fn a_foreign_server_is_guarded() {
     node.cli(&["nic", "set-primary", "web-ours"]);
     eventually("the IPv6 default route is gone", 15, || node.default_routes6("web").is_empty().then_some(()));
     eventually("the default route moved back", 100, || only("10.90.91.1"));
+    what_a_change_touches_is_shown_first(&node, fabric);
+}
+
+/// Another device and another MTU of a fabric: shown with the NICs that it reaches, and nothing of it done.
+fn what_a_change_touches_is_shown_first(node: &Node, fabric: &str) {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let diff = |manifest: &str, more: &[&str]| {
+        std::fs::write(file.path(), manifest).expect("the manifest can be written");
+        let path = file.path().to_string_lossy().into_owned();
+        node.cli(&[&["diff", "-f", path.as_str()], more].concat())
+    };
+    assert_eq!(diff(fabric, &[]), "nothing changes on any node\n");
+    let changed = fabric.replace("uplinks: [{nics: [lan0]}]", "mtu: 1400, uplinks: [{nics: [lan1]}]");
+    let text = diff(&changed, &[]);
+    let row = text.lines().find(|l| l.contains("default/web-lan ")).unwrap_or_else(|| panic!("{text}"));
+    let words: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(words, ["default/web-lan", "web", "1500", "->", "1400", "lan0", "->", "lan1", "-"], "{text}");
+    assert!(!text.contains("web-ours"), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&diff(&changed, &["-o", "json"])).expect("JSON");
+    assert_eq!(json["nodes"][0]["nics"][0]["change"]["mtu"], serde_json::json!([1500, 1400]), "{json}");
+    assert_eq!(diff(fabric, &[]), "nothing changes on any node\n", "it was only asked");
 }
 
 /// Sends the first fragment of a DHCP answer to a MAC, by the host's own wire.

@@ -72,6 +72,28 @@ pub(super) async fn run(ctx: &Context, args: &Apply, out: &mut Output) -> CliRes
 }
 
 async fn one(ctx: &Context, d: Value, dry_run: bool) -> Result<String, CliError> {
+    let done = put(ctx, d, dry_run).await?;
+    let word = match done.before {
+        None => "created",
+        Some(version) if Some(&version) == done.object.resource_version().as_ref() => "unchanged",
+        Some(_) => "configured",
+    };
+    let suffix = if dry_run { " (dry run)" } else { "" };
+    Ok(format!("{} {word}{suffix}", done.label))
+}
+
+/// A document that was taken.
+pub(super) struct Taken {
+    /// Kind and name, for messages.
+    pub label: String,
+    /// The resource version before, if it was there.
+    pub before: Option<String>,
+    /// What it is now, or would be.
+    pub object: DynamicObject,
+}
+
+/// Creates or changes what a document describes; or asks what that would lead to.
+pub(super) async fn put(ctx: &Context, d: Value, dry_run: bool) -> Result<Taken, CliError> {
     let (kind, name, namespace) = identify(&d)?;
     let label = format!("{}/{name}", kind.label());
     let refused = |e: kube::Error| match CliError::from(e).to_string() {
@@ -81,24 +103,21 @@ async fn one(ctx: &Context, d: Value, dry_run: bool) -> Result<String, CliError>
     let api = kind.api(&ctx.client, namespace.as_deref().unwrap_or(&ctx.namespace));
     let mut wish = d.clone();
     wish["metadata"]["annotations"][LAST_APPLIED] = json!(format!("{d}\n"));
-    let suffix = if dry_run { " (dry run)" } else { "" };
     let Some(there) = api.get_opt(&name).await.map_err(refused)? else {
         let object: DynamicObject = serde_json::from_value(wish)?;
         let params = PostParams { dry_run, field_manager: None };
-        api.create(&params, &object).await.map_err(refused)?;
-        return Ok(format!("{label} created{suffix}"));
+        let object = api.create(&params, &object).await.map_err(refused)?;
+        return Ok(Taken { label, before: None, object });
     };
     let last: Value =
         there.annotations().get(LAST_APPLIED).and_then(|t| serde_json::from_str(t).ok()).unwrap_or_else(|| json!({}));
     let mut patch = wish;
     // What was applied before and is not any more is removed; what others set stays.
     nulls_for_removed(&last, &d, &mut patch);
-    let version = there.resource_version();
     let params =
         PatchParams { dry_run, field_validation: Some(kube::api::ValidationDirective::Strict), ..Default::default() };
-    let now = api.patch(&name, &params, &Patch::Merge(patch)).await.map_err(refused)?;
-    let word = if now.resource_version() == version { "unchanged" } else { "configured" };
-    Ok(format!("{label} {word}{suffix}"))
+    let object = api.patch(&name, &params, &Patch::Merge(patch)).await.map_err(refused)?;
+    Ok(Taken { label, before: Some(there.resource_version().unwrap_or_default()), object })
 }
 
 /// Adds `null` to a merge patch (RFC 7396) for every field of `last` that `wish` does not have.

@@ -5,6 +5,7 @@ mod controller;
 mod delete;
 mod demo;
 mod describe;
+mod diff;
 mod docs;
 mod doctor;
 mod get;
@@ -88,6 +89,7 @@ pub async fn run(cli: Cli, out: &mut Output) -> CliResult {
 pub async fn run_with(command: &Command, ctx: &Context, out: &mut Output) -> CliResult {
     match command {
         Command::Apply(args) => apply::run(ctx, args, out).await,
+        Command::Diff(args) => diff::run(ctx, args, out).await,
         Command::Get(args) => get::run(ctx, args, out).await,
         Command::Describe(args) => describe::run(ctx, args, out).await,
         Command::Delete(args) => delete::run(ctx, args, out).await,

@@ -13,8 +13,8 @@ use multihome_control::{Key, fabric};
 use multihome_model::kubevirt::NetworkSource;
 use multihome_model::kubevirt::VirtualMachine;
 use multihome_model::{
-    ANNOTATION_PRIMARY, ClusterNetwork, Family, MacAddr, Network, NetworkInterface, NetworkInterfaceSpec,
-    NetworkInterfaceStatus, NicAddressStatus, Vni, Vpc,
+    ANNOTATION_PRIMARY, Family, MacAddr, NetworkInterface, NetworkInterfaceSpec, NetworkInterfaceStatus,
+    NicAddressStatus, Vni,
 };
 use multihome_plan::node::{NodeInput, NodeNetwork, NodeNic, NodeState, UplinkKind, Via, build, diff};
 use multihome_plan::primary::FAMILIES;
@@ -101,20 +101,11 @@ impl Planned {
     }
 
     fn put(&mut self, kind: &str, object: &Value) -> Result<(), serde_json::Error> {
-        let v = object.clone();
-        match kind {
-            "Network" => self.tables.put_network(serde_json::from_value::<Network>(v)?),
-            "ClusterNetwork" => self.tables.put_fabric(serde_json::from_value::<ClusterNetwork>(v)?),
-            "Node" => self.tables.put_node(serde_json::from_value(v)?),
-            "Vpc" => self.tables.put_vpc(serde_json::from_value::<Vpc>(v)?),
-            "NetworkInterface" => self.tables.put_nic(serde_json::from_value(v)?),
-            "VirtualMachine" => {
-                let machine: VirtualMachine = serde_json::from_value(v)?;
-                self.vms.push(Key::of(&machine));
-                self.nics_of(&machine);
-                self.tables.put_vm(machine);
-            }
-            _ => {}
+        put_object(&mut self.tables, kind, object.clone())?;
+        if kind == "VirtualMachine" {
+            let machine: VirtualMachine = serde_json::from_value(object.clone())?;
+            self.vms.push(Key::of(&machine));
+            self.nics_of(&machine);
         }
         Ok(())
     }
@@ -273,6 +264,34 @@ impl Planned {
     }
 }
 
+/// The kinds that plans depend on.
+pub(super) const KINDS: [&str; 8] = [
+    "Network",
+    "ClusterNetwork",
+    "Node",
+    "Vpc",
+    "NetworkInterface",
+    "FloatingIP",
+    "VirtualMachine",
+    "VirtualMachineInstance",
+];
+
+/// Puts an object of one of [`KINDS`] where plans are made from; others are nothing to them.
+pub(super) fn put_object(tables: &mut Tables, kind: &str, v: Value) -> Result<(), serde_json::Error> {
+    match kind {
+        "Network" => tables.put_network(serde_json::from_value(v)?),
+        "ClusterNetwork" => tables.put_fabric(serde_json::from_value(v)?),
+        "Node" => tables.put_node(serde_json::from_value(v)?),
+        "Vpc" => tables.put_vpc(serde_json::from_value(v)?),
+        "NetworkInterface" => tables.put_nic(serde_json::from_value(v)?),
+        "FloatingIP" => tables.put_floating(serde_json::from_value(v)?),
+        "VirtualMachine" => tables.put_vm(serde_json::from_value(v)?),
+        "VirtualMachineInstance" => tables.put_vmi(serde_json::from_value(v)?),
+        _ => {}
+    }
+    Ok(())
+}
+
 fn refusal(kind: &str, name: &str, r: Refusal) -> CliError {
     let text = match r {
         Refusal::Forbidden(text) => text,
@@ -283,7 +302,7 @@ fn refusal(kind: &str, name: &str, r: Refusal) -> CliError {
     CliError::new(format!("{kind}/{name}: {text}"))
 }
 
-fn describe(step: &multihome_plan::node::Step) -> String {
+pub(super) fn describe(step: &multihome_plan::node::Step) -> String {
     use multihome_plan::node::{Security, Step};
     match step {
         Step::CreateDomain(ns) => format!("namespace {ns}"),

@@ -9,6 +9,7 @@ mod fabric;
 mod floating;
 mod overlay;
 mod simulate;
+mod touched;
 mod vpc;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,7 @@ pub use fabric::fabric_name;
 pub use floating::{Floating, Forward, NodeFloating, Transport};
 pub use overlay::{Flood, Remote, RemoteNic, Remotes, remotes};
 pub use simulate::simulate;
+pub use touched::{Touched, touched};
 pub use vpc::{NodeVpc, Peer, Peering, Router, Via, VpcPeer, peer_device, router_mac};
 
 /// What a node holds, or is to hold, of ours. Nothing else on the node is described, and nothing else is touched.
