@@ -7,10 +7,12 @@ use kube::ResourceExt;
 use multihome_control::vpc::Exchange;
 use multihome_control::world::Tables;
 use multihome_control::{Key, fabric, floating, vm, vpc};
-use multihome_model::checked::{CheckedNetwork, check_network};
+use multihome_model::checked::{CheckedAction, CheckedNetwork, CheckedPolicyRoute, check_network, check_policy_routes};
 use multihome_model::kubevirt::VirtualMachineInstance;
-use multihome_model::{NetworkInterface, NicModel, Vni};
-use multihome_plan::node::{NodeFloating, NodeInput, NodeNetwork, NodeNic, NodeVpc, RemoteNic, VpcPeer};
+use multihome_model::{NetworkInterface, NicModel, Violations, Vni, Vpc};
+use multihome_plan::node::{
+    NodeFloating, NodeInput, NodeNetwork, NodeNic, NodePolicyRoute, NodeVpc, RemoteNic, Steer, VpcPeer,
+};
 use multihome_vmm as vmm;
 use multihome_vmm::images::ImageStore;
 
@@ -25,6 +27,7 @@ pub fn node_input(t: &Tables, node: &str) -> NodeInput {
     let mut here: BTreeSet<Key> =
         t.networks.keys().filter(|k| carried.contains(k.to_string().as_str())).cloned().collect();
     here.extend(outside);
+    here.extend(hop_networks(t, &here));
     let networks = here.iter().filter_map(|k| node_network(t, k)).collect();
     let vpc_of = |k: &Key| Some(Key::new(k.namespace.clone(), t.networks.get(k)?.spec.vpc.clone()?));
     let own: BTreeSet<Key> = here.iter().filter_map(vpc_of).collect();
@@ -42,6 +45,19 @@ pub fn node_input(t: &Tables, node: &str) -> NodeInput {
     NodeInput { node: fabric::facts(t, node), networks, nics, remote, floating, vpcs }
 }
 
+/// The networks that next hops of policy routes are in, of the Vpcs of these networks.
+fn hop_networks(t: &Tables, here: &BTreeSet<Key>) -> Vec<Key> {
+    let vpc_of = |k: &Key| Some(Key::new(k.namespace.clone(), t.networks.get(k)?.spec.vpc.clone()?));
+    let vpcs: BTreeSet<Key> = here.iter().filter_map(vpc_of).collect();
+    let mut found = vec![];
+    for (key, vpc) in vpcs.iter().filter_map(|k| Some((k, t.vpcs.get(k)?))) {
+        let hops: Vec<_> = policy_routes(vpc).iter().filter_map(|r| r.action.hop()).collect();
+        let holds = |n: &CheckedNetwork| vpc::subnets(n).iter().any(|s| hops.iter().any(|h| s.contains(h)));
+        found.extend(vpc::members(t, key).filter(|(_, n)| !hops.is_empty() && holds(n)).map(|(k, _)| k.clone()));
+    }
+    found
+}
+
 /// A routing domain as the planner takes it.
 fn node_vpc(t: &Tables, key: &Key, exchanged: Option<&Vec<Exchange>>) -> Option<NodeVpc> {
     let there = t.vpcs.get(key)?;
@@ -56,9 +72,24 @@ fn node_vpc(t: &Tables, key: &Key, exchanged: Option<&Vec<Exchange>>) -> Option<
         vni: there.status.as_ref().and_then(|s| s.vni).and_then(|v| Vni::new(v).ok()),
         mtu: vm::tunnel_mtu(t),
         subnets: vpc::members(t, key).flat_map(|(_, n)| vpc::subnets(&n)).collect(),
+        policy_routes: policy_routes(there),
         static_routes: there.spec.static_routes.iter().filter_map(parsed).collect(),
         peers: exchanged.into_iter().filter(|e| !e.subnets.is_empty()).filter_map(peer).collect(),
     })
+}
+
+fn policy_routes(vpc: &Vpc) -> Vec<NodePolicyRoute> {
+    let checked = check_policy_routes(&vpc.spec.policy_routes, &mut Violations::default());
+    let planned = |r: CheckedPolicyRoute| NodePolicyRoute {
+        from: r.from,
+        to: r.to,
+        action: match r.action {
+            CheckedAction::Reroute(hop) => Steer::Hop(hop),
+            CheckedAction::Drop => Steer::Drop,
+            CheckedAction::Allow => Steer::Allow,
+        },
+    };
+    checked.into_iter().map(planned).collect()
 }
 
 /// The node that carries a NIC whose MAC is settled.

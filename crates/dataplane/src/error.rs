@@ -88,6 +88,7 @@ fn describe(step: &Step) -> String {
         Step::DeleteFloating(ns, name) => format!("cannot remove floating address {name} of {ns}"),
         Step::PutRoute(ns, to, _) => format!("cannot set the route to {to} of {ns}"),
         Step::DeleteRoute(ns, to) => format!("cannot remove the route to {to} of {ns}"),
+        Step::PutPolicyRoutes(ns, _) => format!("cannot set the policy routes of {ns}"),
         Step::DeleteTap(name) => format!("cannot remove tap {name}"),
     }
 }

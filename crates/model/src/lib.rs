@@ -47,7 +47,7 @@ pub use nic::{
 pub use types::{IfName, MacAddr, Mtu, ParseError, VlanId, Vni};
 pub use violation::{Violation, Violations};
 pub use vlan::VlanSet;
-pub use vpc::{StaticRoute, Vpc, VpcPeer, VpcPeerStatus, VpcSpec, VpcStatus};
+pub use vpc::{PolicyAction, PolicyRoute, StaticRoute, Vpc, VpcPeer, VpcPeerStatus, VpcSpec, VpcStatus};
 
 /// The API group of Multihome's own kinds.
 pub const GROUP: &str = "multihome.io";

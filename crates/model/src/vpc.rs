@@ -60,6 +60,10 @@ pub struct VpcSpec {
     /// Routes inside the domain, beside those of its networks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub static_routes: Vec<StaticRoute>,
+    /// Where packets go that NICs of the domain's networks send by their gateways, by source and destination, before any other
+    /// route is asked. What the network of a next hop itself sends is left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policy_routes: Vec<PolicyRoute>,
     /// Other Vpcs whose networks are reached from here, and reach these. In force once both name each other. CIDRs that are
     /// exchanged must not overlap.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -85,6 +89,39 @@ pub struct StaticRoute {
     pub cidr: String,
     /// Next hop: the address of a NIC in one of the domain's networks, or of a router on one that has a NIC on the same node.
     pub next_hop: String,
+}
+
+/// A route by source and destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PolicyRoute {
+    /// The highest is asked first, 0 to 32767; of equal ones, the first in the list. Default: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u32>,
+    /// Source, such as 10.1.0.0/24. Default: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Destination, such as 0.0.0.0/0. Default: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// What is done with such packets. Default: Reroute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<PolicyAction>,
+    /// With Reroute: the next hop, the address of a NIC in one of the domain's networks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_hop: Option<String>,
+}
+
+/// What a policy route does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
+pub enum PolicyAction {
+    /// Packets go to the next hop.
+    #[default]
+    Reroute,
+    /// Packets are dropped.
+    Drop,
+    /// Packets go where other routes say, whatever policy routes come after this one.
+    Allow,
 }
 
 /// What became of a peering.

@@ -45,6 +45,6 @@ pub use netns::{Netns, RUN_DIR};
 pub use probe::{Capabilities, Capability, probe};
 pub use route::{PROTOCOL, Route, RouteKind, TABLE_MAIN};
 pub use rtnl::Rtnl;
-pub use rule::Rule;
+pub use rule::{RULE_BLACKHOLE, RULE_UNREACHABLE, Rule};
 pub use tap::Tap;
 pub use vlan::BridgeVlan;

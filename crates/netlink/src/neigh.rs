@@ -12,6 +12,7 @@ const NDA_VLAN: u16 = 5;
 const NDA_MASTER: u16 = 9;
 const NTF_SELF: u8 = 0x02;
 const NTF_MASTER: u8 = 0x04;
+const NTF_STICKY: u8 = 0x40;
 const NUD_NOARP: u16 = 0x40;
 const NUD_PERMANENT: u16 = 0x80;
 
@@ -73,7 +74,8 @@ fn mac_text(mac: [u8; 6]) -> String {
 }
 
 fn fdb(kind: u16, flags: i32, op: &'static str, entry: &FdbEntry) -> Msg {
-    let side = if entry.own { NTF_SELF } else { NTF_MASTER };
+    // Without STICKY a frame that comes in elsewhere from a bridge's static address would move it there.
+    let side = if entry.own { NTF_SELF } else { NTF_MASTER | NTF_STICKY };
     // A bridge reads PERMANENT as "an address of the bridge itself", NOARP as "static": a frame to
     // a static address is forwarded by that port (net/bridge/br_fdb.c, fdb_add_entry).
     let state = if entry.own { NUD_PERMANENT } else { NUD_NOARP };

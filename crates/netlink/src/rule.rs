@@ -22,6 +22,10 @@ const FRA_OIFNAME: u16 = 17;
 const FRA_L3MDEV: u16 = 19;
 const FRA_PROTOCOL: u16 = 21;
 const FR_ACT_TO_TBL: u8 = 1;
+/// `FR_ACT_BLACKHOLE`: dropped without a word.
+pub const RULE_BLACKHOLE: u8 = 6;
+/// `FR_ACT_UNREACHABLE`: the sender is told.
+pub const RULE_UNREACHABLE: u8 = 7;
 const FIB_RULE_INVERT: u32 = 2;
 const RT_TABLE_COMPAT: u8 = 252;
 

@@ -10,8 +10,9 @@ use multihome_model::{
     Vni,
 };
 use multihome_plan::node::{
-    Bond, Fabric, Forward, NodeFacts, NodeFloating, NodeInput, NodeNetwork, NodeNic, NodeState, NodeVpc, RemoteNic,
-    Security, Step, TRANSIT, Transport, Uplink, UplinkKind, Via, VpcPeer, build, diff, fabric_name, simulate,
+    Bond, Fabric, Forward, NodeFacts, NodeFloating, NodeInput, NodeNetwork, NodeNic, NodePolicyRoute, NodeState,
+    NodeVpc, RemoteNic, Security, Steer, Step, TRANSIT, Transport, Uplink, UplinkKind, Via, VpcPeer, build, diff,
+    fabric_name, simulate,
 };
 use proptest::prelude::*;
 
@@ -61,6 +62,14 @@ fn vpcs(nets: &[(NetworkType, Option<u8>, u32)]) -> Vec<NodeVpc> {
         mtu: Mtu::new(1450).unwrap(),
         subnets: subnets(v),
         static_routes: [("172.16.0.0/12".parse().unwrap(), IpAddr::from([10, v, 0, 101]))].into(),
+        policy_routes: vec![
+            NodePolicyRoute {
+                from: "10.0.0.0/8".parse().unwrap(),
+                to: "0.0.0.0/0".parse().unwrap(),
+                action: Steer::Hop([10, v, 0, 101].into()),
+            },
+            NodePolicyRoute { from: "::/0".parse().unwrap(), to: "fd00::/8".parse().unwrap(), action: Steer::Drop },
+        ],
         peers: vec![VpcPeer { uid: format!("vpc-uid-{}", 1 - v), subnets: subnets(1 - v) }],
     };
     vec![vpc(0), vpc(1)]
@@ -226,7 +235,10 @@ proptest! {
         let state = build(&a);
         for network in a.networks.iter().filter(|n| n.vni.is_some()) {
             let device = multihome_model::names::device("mhx", &network.uid);
-            let carried = a.nics.iter().any(|n| n.network == network.key);
+            let own = a.nics.iter().any(|n| n.network == network.key);
+            let with = |vpc: &str| a.networks.iter().filter(move |n| n.vpc_uid.as_deref() == Some(vpc)).any(|n| a.nics.iter().any(|nic| nic.network == n.key));
+            let led = |v: &NodeVpc| with(&v.uid) && network.vpc_uid.as_ref() == Some(&v.uid) && v.policy_routes.iter().filter_map(|r| r.action.hop()).any(|hop| network.spec.ipv4.as_ref().is_some_and(|s| s.cidr.contains(&hop)));
+            let carried = own || a.vpcs.iter().any(led);
             let known = state.remotes.get(&device).map(|r| r.hosts.keys().copied().collect::<Vec<_>>());
             let mut wanted: Vec<MacAddr> = a.remote.iter().filter(|n| n.network == network.key).map(|n| n.mac).collect();
             wanted.sort();
@@ -249,6 +261,13 @@ proptest! {
                     Via::Unreachable => {}
                 }
                 prop_assert!(domain.legs.values().flat_map(|l| &l.addresses).all(|n| n.trunc() != *to), "{to} is on a leg");
+            }
+            for route in &domain.policy_routes {
+                prop_assert_eq!(route.from.addr().is_ipv4(), route.to.addr().is_ipv4());
+                let leg = domain.legs.values().find(|l| l.peer == route.leg);
+                let Some(hop) = route.action.hop() else { continue };
+                prop_assert!(leg.is_some_and(|l| !l.addresses.iter().any(|n| n.contains(&hop))), "not what the hop itself sends");
+                prop_assert!(domain.legs.values().flat_map(|l| &l.addresses).any(|n| n.contains(&hop)), "{hop} is on no leg");
             }
         }
     }

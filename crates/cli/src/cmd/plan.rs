@@ -362,6 +362,7 @@ pub(super) fn describe(step: &multihome_plan::node::Step) -> String {
         Step::PutFloating(ns, _, f) => format!("{ns}: {} leads to {}", f.address, f.target),
         Step::DeleteFloating(ns, n) => format!("{ns}: remove floating address {n}"),
         Step::PutRoute(ns, to, via) => format!("{ns}: {to} {}", via_text(via)),
+        Step::PutPolicyRoutes(ns, routes) => format!("{ns}: {} policy routes", routes.len()),
         Step::DeleteRoute(ns, to) => format!("{ns}: no route to {to}"),
         Step::DeleteRemote(n, mac) => format!("{n}: forget {mac}"),
         Step::DeleteDomain(n) => format!("remove namespace {n}"),

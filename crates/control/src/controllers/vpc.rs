@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use kube::ResourceExt;
 use kube::api::Api;
+use multihome_model::checked::{CheckedAction, check_policy_routes};
 use multihome_model::condition::{self, Condition};
-use multihome_model::{Vni, Vpc, VpcPeerStatus};
+use multihome_model::{Violations, Vni, Vpc, VpcPeerStatus};
 
 use super::{Context, Outcome};
 use crate::queue::Next;
@@ -69,6 +70,15 @@ fn ready(
             "the next hop {} of the route to {} is in none of its networks: use an address in one",
             route.next_hop, route.cidr
         );
+        return Condition::new(status::READY, false, "RouteAstray", text);
+    }
+    let checked = check_policy_routes(&known.spec.policy_routes, &mut Violations::default());
+    let hop = checked.iter().find_map(|r| match r.action {
+        CheckedAction::Reroute(hop) if !inside(&hop) => Some(hop),
+        _ => None,
+    });
+    if let Some(hop) = hop {
+        let text = format!("the next hop {hop} of a policy route is in none of its networks: use an address in one");
         return Condition::new(status::READY, false, "RouteAstray", text);
     }
     Condition::new(status::READY, true, "Ready", "its networks reach each other by their gateways")

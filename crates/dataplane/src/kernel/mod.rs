@@ -12,6 +12,7 @@ mod floating;
 mod notes;
 mod observe;
 mod overlay;
+mod policy_route;
 mod private;
 mod router;
 mod security;
@@ -110,6 +111,7 @@ impl Kernel {
             Step::DeleteFloating(ns, name) => self.delete_floating(ns, name),
             Step::PutRoute(ns, to, via) => self.put_route(ns, *to, via),
             Step::DeleteRoute(ns, to) => self.delete_route(ns, *to),
+            Step::PutPolicyRoutes(ns, routes) => self.put_policy_routes(ns, routes),
             Step::PutPort(name, port) => self.put_port(name, Some(port)),
             Step::DeletePort(name) => self.put_port(name, None),
             Step::PutTap(name, tap) => self.put_tap(name, tap),

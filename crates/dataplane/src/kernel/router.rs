@@ -229,6 +229,7 @@ pub(super) fn observe(
         let alias = if right { link.alias.clone() } else { String::new() };
         domain.peers.insert(device, Peer { domain: other, alias });
     }
+    domain.policy_routes = super::policy_route::observed(inside, links)?;
     let by = |index: u32| links.iter().find(|l| l.index == index);
     for r in inside.routes()?.into_iter().filter(|r| r.protocol == PROTOCOL && r.table == TABLE_MAIN && r.prefix > 0) {
         let Ok(to) = IpNet::new(r.destination, r.prefix) else { continue };

@@ -66,6 +66,7 @@ fn input(node: usize, nics: &[Place]) -> NodeInput {
         mtu: Mtu::new(1450).unwrap(),
         subnets: subnets(uid),
         static_routes: [("172.16.5.0/24".parse().unwrap(), "10.2.0.20".parse().unwrap())].into(),
+        policy_routes: vec![],
         peers: vec![VpcPeer { uid: other.into(), subnets: subnets(other) }],
     };
     NodeInput {
@@ -176,6 +177,63 @@ fn domains_route_between_nodes_and_to_their_peers() {
     }
     assert_eq!((a.namespaces(), b.namespaces()), (vec![], vec![]));
     assert!(!a.links().contains(&name.to_string()), "{:?}", a.links());
+}
+
+#[test]
+fn policy_routes_lead_by_a_next_hop_on_another_node() {
+    use multihome_plan::node::{NodePolicyRoute, Steer};
+    let test = "policy_routes_lead_by_a_next_hop_on_another_node";
+    let (Some(a), Some(b)) = (host(test), host(test)) else { return };
+    connect(&a, &b);
+    // 20 is a firewall in network 2 on the second node, between 10 in network 1 and 30 in network 3.
+    let nics: [Place; 4] = [(1, 10, 0), (2, 20, 1), (3, 30, 1), (1, 11, 1)];
+    let mut engines = [a.engine(), b.engine()];
+    let route = |from: &str, to: &str, action: Steer| NodePolicyRoute {
+        from: from.parse().unwrap(),
+        to: to.parse().unwrap(),
+        action,
+    };
+    let apply = |engines: &mut [Kernel; 2], routes: &[NodePolicyRoute]| {
+        for (node, engine) in engines.iter_mut().enumerate() {
+            let mut input = input(node, &nics);
+            input.vpcs[0].policy_routes = routes.to_vec();
+            if node == 0 {
+                input.networks.push(overlay(2, "red"));
+            }
+            input.nics.iter_mut().filter(|n| n.uid == "nic2.20").for_each(|n| n.security = PortSecurity::Promiscuous);
+            reach(engine, &build(&input));
+        }
+    };
+    let firewall = route("10.1.0.0/24", "10.3.0.0/24", Steer::Hop("10.2.0.20".parse().unwrap()));
+    apply(&mut engines, std::slice::from_ref(&firewall));
+    let mut ten = guest(&a, &engines[0], 1, 10);
+    let mut twenty = guest(&b, &engines[1], 2, 20);
+    let thirty = guest(&b, &engines[1], 3, 30);
+    let _eleven = guest(&b, &engines[1], 1, 11);
+    let gateway = ten.resolve(ip("10.1.0.1"), PATIENCE).unwrap();
+    let question = ethernet(gateway, ten.mac, 0x0800, &ipv4(ten.ip, thirty.ip, 1, &echo(8, 5)));
+    let through = |f: &[u8]| f[12..14] == [8, 0] && f[26..30] == [10, 1, 0, 10] && f[30..34] == [10, 3, 0, 30];
+    ten.send(&question);
+    let seen = twenty.sees(PATIENCE, through).expect("the firewall is asked first");
+    assert!(thirty.sees(SILENCE, through).is_none(), "and nobody else");
+    // What it lets pass goes on to where it was meant for, and not back to it.
+    let onwards = twenty.resolve(ip("10.2.0.1"), PATIENCE).unwrap();
+    twenty.forget();
+    twenty.send(&[&onwards[..], &twenty.mac, &seen[12..]].concat());
+    assert!(thirty.sees(PATIENCE, through).is_some(), "it arrives");
+    assert!(twenty.sees(SILENCE, through).is_none(), "it does not come back to the firewall");
+    assert!(ten.ping(ip("10.2.0.20"), ip("10.1.0.1")), "other destinations go as ever");
+    // The first that matches counts: what is allowed before is not rerouted, and what is dropped goes nowhere.
+    apply(&mut engines, &[route("10.1.0.10/32", "0.0.0.0/0", Steer::Allow), firewall.clone()]);
+    assert!(ten.ping(ip("10.3.0.30"), ip("10.1.0.1")));
+    apply(&mut engines, &[route("0.0.0.0/0", "10.3.0.0/24", Steer::Drop), firewall]);
+    assert!(!ten.ping_for(ip("10.3.0.30"), ip("10.1.0.1"), SILENCE));
+    assert!(ten.ping(ip("10.1.0.11"), ip("10.1.0.11")), "its own subnet is none of a gateway's business");
+    apply(&mut engines, &[]);
+    assert!(ten.ping(ip("10.3.0.30"), ip("10.1.0.1")), "nothing is left of them");
+    for engine in &mut engines {
+        reach(engine, &NodeState::default());
+    }
 }
 
 /// An untagged network 198.18.0.0/24 on a device of the node, with a router of somebody else's.

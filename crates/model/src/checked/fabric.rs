@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::policy_route::check_policy_routes;
 use super::subnet::parse_cidr;
 use crate::{BondMode, ClusterNetworkSpec, IfName, ParseError, Violations, VpcSpec, names};
 
@@ -49,6 +50,7 @@ pub fn check_vpc(name: &str, spec: &VpcSpec) -> Result<(), Violations> {
                 .map_err(|_| ParseError(format!("next hop {hop:?} is not an address: use one such as 10.0.0.2"))),
         );
     }
+    check_policy_routes(&spec.policy_routes, &mut v);
     for (i, peer) in spec.peers.iter().enumerate() {
         let at = format!("spec.peers[{i}].vpc");
         for part in peer.vpc.split('/') {

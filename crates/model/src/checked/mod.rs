@@ -4,10 +4,12 @@ mod fabric;
 mod floating;
 mod network;
 mod nic;
+mod policy_route;
 mod subnet;
 
 pub use fabric::{check_cluster_network, check_vpc};
 pub use floating::{CheckedFloatingIP, check_floating_ip};
 pub use network::{CheckedNetwork, check_network};
 pub use nic::{CheckedNic, check_nic};
+pub use policy_route::{CheckedAction, CheckedPolicyRoute, check_policy_routes};
 pub use subnet::{AddressRange, Route, Subnet, parse_range, parse_route};

@@ -10,6 +10,7 @@ use multihome_model::{DhcpMode, Family, IfName, MacAddr, Mtu, NetworkType, PortS
 use super::fabric::{self, fabric_name};
 use super::floating::{NodeFloating, add_floating};
 use super::overlay::{RemoteNic, remotes};
+use super::policy_route::hop_networks;
 use super::vpc::{NodeVpc, add_vpcs};
 use super::{
     Bond, Bridge, Domain, Egress, FabricBridge, Leg, NodeState, Port, PortVlans, Security, Service, Tap, Uplink,
@@ -126,11 +127,13 @@ pub fn domain_name(network: &NodeNetwork) -> String {
     format!("{}{}", names::NETNS, names::short_hash(domain_uid(network)))
 }
 
-/// Computes what the node must hold. Networks without a NIC, or a floating address, on this node take nothing.
+/// Computes what the node must hold. Networks without a NIC or a floating address on this node take nothing, but for those that
+/// next hops of policy routes are in.
 pub fn build(input: &NodeInput) -> NodeState {
     let mut state = NodeState::default();
     let outside = input.floating.iter().map(|f| f.network.as_str());
-    let carried: BTreeSet<&str> = input.nics.iter().map(|n| n.network.as_str()).chain(outside).collect();
+    let own = input.nics.iter().map(|n| n.network.as_str());
+    let carried: BTreeSet<&str> = own.chain(outside).chain(hop_networks(input)).collect();
     let mut networks: Vec<&NodeNetwork> = input.networks.iter().filter(|n| carried.contains(n.key.as_str())).collect();
     networks.sort_by(|a, b| a.uid.cmp(&b.uid));
     let by_key: BTreeMap<&str, &NodeNetwork> = networks.iter().map(|n| (n.key.as_str(), *n)).collect();

@@ -1,6 +1,8 @@
 //! From observed to desired, in an order that never leaves a port open: what a port may send is known before the
 //! device joins its bridge, and forgotten after it has left.
 
+use std::collections::BTreeSet;
+
 use multihome_model::IfName;
 
 use super::{FabricBridge, FabricUplink, NodeState, Peering, Router, Step, Uplink, UplinkKind, Via};
@@ -93,6 +95,11 @@ fn remove(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
             steps.extend(gone.map(|to| Step::DeleteRoute(ns.clone(), *to)));
             let gone = domain.peers.keys().filter(|device| !wanted.peers.contains_key(*device));
             steps.extend(gone.map(|device| Step::DeletePeering(ns.clone(), device.clone())));
+            // What is asked of a gateway that goes, goes with it.
+            let stay: BTreeSet<_> = domain.policy_routes.intersection(&wanted.policy_routes).cloned().collect();
+            if stay.len() < domain.policy_routes.len() {
+                steps.push(Step::PutPolicyRoutes(ns.clone(), stay));
+            }
             if let (Some(router), None) = (&domain.router, &wanted.router) {
                 steps.push(Step::DeleteRouter(ns.clone(), router.device.clone()));
             }
@@ -167,6 +174,9 @@ fn inside(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
             if seen.and_then(|s| s.floating.get(name)) != Some(floating) {
                 steps.push(Step::PutFloating(ns.clone(), name.clone(), floating.clone()));
             }
+        }
+        if seen.map_or(!domain.policy_routes.is_empty(), |s| s.policy_routes != domain.policy_routes) {
+            steps.push(Step::PutPolicyRoutes(ns.clone(), domain.policy_routes.clone()));
         }
         for (to, via) in &domain.routes {
             if seen.and_then(|s| s.routes.get(to)) != Some(via) || fresh(via) {

@@ -8,6 +8,7 @@ mod diff;
 mod fabric;
 mod floating;
 mod overlay;
+mod policy_route;
 mod simulate;
 mod touched;
 mod vpc;
@@ -26,6 +27,7 @@ pub use diff::diff;
 pub use fabric::fabric_name;
 pub use floating::{Floating, Forward, NodeFloating, Transport};
 pub use overlay::{Flood, Remote, RemoteNic, Remotes, remotes};
+pub use policy_route::{MOST_POLICY_ROUTES, NodePolicyRoute, PolicyRoute, Steer};
 pub use simulate::simulate;
 pub use touched::{Touched, touched};
 pub use vpc::{NodeVpc, Peer, Peering, Router, Via, VpcPeer, peer_device, router_mac};
@@ -159,6 +161,9 @@ pub struct Domain {
     /// Routes beside those that follow from legs and the way out.
     #[serde(default)]
     pub routes: BTreeMap<IpNet, Via>,
+    /// What is asked before any route.
+    #[serde(default)]
+    pub policy_routes: BTreeSet<PolicyRoute>,
 }
 
 /// A subnet's gateway: a veth pair from the network's bridge into the domain.
@@ -323,6 +328,8 @@ pub enum Step {
     PutRoute(String, IpNet, Via),
     /// Remove the domain's route to a destination.
     DeleteRoute(String, IpNet),
+    /// Make exactly these the domain's policy routes.
+    PutPolicyRoutes(String, BTreeSet<PolicyRoute>),
     /// Make an address of another network lead to a NIC of the domain, or make it this.
     PutFloating(String, IfName, Floating),
     /// Remove a floating address by its end on the bridge.

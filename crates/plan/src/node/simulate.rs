@@ -117,6 +117,11 @@ pub fn simulate(state: &mut NodeState, step: &Step) {
                 domain.routes.remove(&to);
             }
         }
+        Step::PutPolicyRoutes(ns, routes) => {
+            if let Some(domain) = state.domains.get_mut(&ns) {
+                domain.policy_routes = routes;
+            }
+        }
         Step::PutPort(name, port) => {
             state.ports.insert(name, port);
         }

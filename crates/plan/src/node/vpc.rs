@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use multihome_model::{IfName, MacAddr, Mtu, Vni, names};
 use serde::{Deserialize, Serialize};
 
+use super::policy_route::{NodePolicyRoute, policy_routes};
 use super::{Domain, NodeInput, NodeState, RemoteNic, VXLAN_PORT};
 
 /// A routing domain that several networks share.
@@ -29,6 +30,8 @@ pub struct NodeVpc {
     pub subnets: BTreeSet<IpNet>,
     /// Routes that the user wrote: destination and next hop, an address in one of the subnets.
     pub static_routes: BTreeMap<IpNet, IpAddr>,
+    /// Routes by source and destination that the user wrote, in the order in which they are asked.
+    pub policy_routes: Vec<NodePolicyRoute>,
     /// The domains that it peers with.
     pub peers: Vec<VpcPeer>,
 }
@@ -144,6 +147,7 @@ pub(super) fn add_vpcs(input: &NodeInput, state: &mut NodeState) {
             peers.insert(device, Peer { domain: other, alias });
         }
         let domain: &mut Domain = state.domains.entry(namespace(&vpc.uid)).or_default();
+        domain.policy_routes = policy_routes(&vpc.policy_routes, domain);
         (domain.router, domain.peers, domain.routes) = (router, peers, routes);
     }
 }
