@@ -65,7 +65,7 @@ pub(crate) async fn report(agent: &Agent) -> Result<(), Error> {
     for (name, fabric) in known {
         let now = match facts.fabrics.get(&name) {
             Some(Fabric { device: Some(device), bond }) => {
-                see(agent, device, bond.is_some(), fabric.spec.mtu()).await?
+                see(agent, device, bond.is_some(), fabric.spec.mtu(), agent.plumbing.trials.objection(&name)).await?
             }
             _ => None,
         };
@@ -100,7 +100,13 @@ pub(crate) async fn report(agent: &Agent) -> Result<(), Error> {
 }
 
 /// A fabric's device as it is; `None` for a bond that is not made yet, because no NIC of this node needs it.
-async fn see(agent: &Agent, device: &IfName, bond: bool, mtu: u32) -> Result<Option<ClusterNetworkNodeStatus>, Error> {
+async fn see(
+    agent: &Agent,
+    device: &IfName,
+    bond: bool,
+    mtu: u32,
+    objection: Option<String>,
+) -> Result<Option<ClusterNetworkNodeStatus>, Error> {
     let found = agent.plumbing.look_at(device.clone()).await?;
     let name = Some(device.to_string());
     let Some((link, speed)) = found else {
@@ -111,7 +117,9 @@ async fn see(agent: &Agent, device: &IfName, bond: bool, mtu: u32) -> Result<Opt
             ..Default::default()
         }));
     };
-    let message = if link.up && !link.carrier {
+    let message = if let Some(text) = objection {
+        Some(text)
+    } else if link.up && !link.carrier {
         Some(format!("{device} has no carrier: look at its cable and at the switch"))
     } else if bond && link.mtu < mtu {
         Some(format!("{device} carries packets of {} bytes, and {mtu} are wanted", link.mtu))

@@ -11,6 +11,7 @@ mod guarded;
 mod instance;
 mod leases;
 mod leases6;
+mod management;
 mod metadata;
 mod networks;
 mod node;
@@ -21,6 +22,7 @@ mod running;
 mod seed;
 mod spec;
 mod teardown;
+mod trial;
 mod warnings;
 
 use std::collections::{BTreeMap, HashMap};
@@ -42,9 +44,10 @@ use tokio::sync::broadcast::error::RecvError;
 
 pub use spec::node_input;
 pub use teardown::teardown;
+pub use trial::resume;
 
 /// How an agent runs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Config {
     /// The node's name.
     pub node: String,
@@ -56,6 +59,8 @@ pub struct Config {
     pub netns_prefix: String,
     /// The address that tunnels to other nodes start from. Without one, overlays reach this node only.
     pub tunnel_address: Option<IpAddr>,
+    /// The API is on another machine: while it answers, this node can be managed. Otherwise its gateway tells.
+    pub remote_api: bool,
 }
 
 impl Config {
@@ -180,7 +185,7 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
         user: Some(user),
         accelerator: Accelerator::Tcg,
     };
-    let plumbing = plumbing::Plumbing::open(&config, kernel.clone()).await?;
+    let plumbing = plumbing::Plumbing::open(&config, kernel.clone(), client.clone()).await?;
     let guard = Arc::new(Guard::new(plumbing.doorkeeper()));
     let agent = Arc::new(Agent {
         events: Events::new(client.clone(), "agent", Some(&config.node)),
@@ -240,6 +245,7 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
         work,
         node::report(&agent, &kernel, &identity),
         fabrics::follow(&agent),
+        trial::follow(&agent),
         leases::follow(&agent),
         leases6::follow(&agent),
         guarded::follow(&agent),

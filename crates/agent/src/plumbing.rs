@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use kube::Client;
 use multihome_control::Key;
 use multihome_control::queue::Next;
 use multihome_dataplane::kernel::{Config as KernelConfig, Kernel, Rogue};
@@ -19,8 +20,11 @@ use multihome_plan::node::{
     NodeInput, NodeNetwork, NodeNic, NodeState, Remotes, Security, Step, bridge_name, build, diff, remotes, simulate,
     tap_name,
 };
+use tokio::runtime::Handle;
 
-use crate::{Agent, Config, Error, dhcp, fabrics, guarded, networks, probes, settle, spec};
+use crate::management::Management;
+use crate::trial::Trials;
+use crate::{Agent, Config, Error, dhcp, fabrics, guarded, networks, probes, settle, spec, trial};
 
 /// How long what was observed is trusted.
 const TRUST: Duration = Duration::from_secs(50);
@@ -55,6 +59,9 @@ pub(crate) struct Plumbing {
     learnt: Arc<Mutex<HashMap<String, BTreeSet<IpAddr>>>>,
     /// What the last round of the whole plan could not do.
     said: Arc<Mutex<BTreeSet<String>>>,
+    /// What is tried of the node's own devices, and what was taken back.
+    pub(crate) trials: Arc<Trials>,
+    pub(crate) management: Management,
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -63,8 +70,9 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Plumbing {
     /// Opens the engine.
-    pub(crate) async fn open(config: &Config, capabilities: Capabilities) -> Result<Self, Error> {
-        let config = config.clone();
+    pub(crate) async fn open(config: &Config, capabilities: Capabilities, client: Client) -> Result<Self, Error> {
+        let management = Management { remote: config.remote_api, client };
+        let (trials, config) = (Arc::new(Trials::open(config)), config.clone());
         let inner = tokio::task::spawn_blocking(move || -> Result<Inner, Error> {
             let engine = open_kernel(&config, capabilities)?;
             Ok(Inner { engine, rtnl: Rtnl::open()?, state: NodeState::default(), observed: None })
@@ -75,6 +83,8 @@ impl Plumbing {
             indexes: Arc::default(),
             learnt: Arc::default(),
             said: Arc::default(),
+            trials,
+            management,
         })
     }
 
@@ -114,6 +124,7 @@ impl Plumbing {
 
     /// The plan's input with what the machine itself has against it.
     fn judged(&self, mut input: NodeInput) -> Result<NodeInput, Error> {
+        self.trials.hold(&mut input)?;
         let trunks = input.networks.iter().filter(|n| n.spec.kind == NetworkType::VlanTrunk);
         let fabrics: BTreeSet<String> = trunks.map(|n| n.spec.fabric.clone()).collect();
         for fabric in fabrics {
@@ -140,6 +151,30 @@ impl Plumbing {
             nic.addresses.extend(learnt.get(&nic.uid).into_iter().flatten());
         }
         input
+    }
+
+    /// What the node holds now.
+    pub(crate) async fn observed(&self) -> Result<NodeState, Error> {
+        let this = self.clone();
+        let look = move || lock(&this.inner).engine.observe();
+        tokio::task::spawn_blocking(look).await?.map_err(|e| Error::Dataplane(e.to_string()))
+    }
+
+    /// Makes the node hold what follows from what it holds now.
+    pub(crate) async fn revert(
+        &self,
+        wanted: impl FnOnce(&NodeState) -> NodeState + Send + 'static,
+    ) -> Result<(), Error> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut inner = lock(&this.inner);
+            inner.state = inner.engine.observe().map_err(|e| Error::Dataplane(e.to_string()))?;
+            let steps = diff(&inner.state, &wanted(&inner.state));
+            let failures = this.run(&mut inner, &steps);
+            inner.observed = None;
+            told(failures)
+        })
+        .await?
     }
 
     /// The index of a tap that is in place.
@@ -178,6 +213,7 @@ impl Plumbing {
             if !stands {
                 drop(inner);
                 let everything = this.judged(everything())?;
+                Handle::current().block_on(trial::before(&this, &everything))?;
                 // What fails beside this NIC's own devices (an uplink that the kernel refuses, somebody else's NIC)
                 // hinders it not: VMs of this node reach each other, and the network says what is wrong.
                 let tap = tap_name(&nic.uid);
@@ -356,6 +392,7 @@ pub(crate) async fn reconcile(agent: &Agent) -> Next {
     let work = async {
         let input = spec::node_input(&agent.world.read(), &agent.config.node);
         let input = agent.plumbing.input(input).await?;
+        trial::before(&agent.plumbing, &input).await?;
         let failures = agent.plumbing.apply_all(input.clone()).await?;
         agent.plumbing.learn_indexes().await?;
         dhcp::sync_gateways(agent)?;

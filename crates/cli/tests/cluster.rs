@@ -343,3 +343,74 @@ fn a_removed_node_gives_its_vms_up_and_ends_them_when_it_comes_back() {
     eventually("what was left of it there is gone", 60, || cluster.nodes[1].devices().is_empty().then_some(()));
     assert!(cluster.api().guest_sh("b", "ping -c 2 -W 1 10.90.1.1").0, "and the VM runs on where it is");
 }
+
+/// Runs `ip` on a node.
+fn ip(node: &multihome_testkit::Node, line: &str) -> String {
+    let out = std::process::Command::new("ip").args(["-n", node.netns()]).args(line.split_whitespace()).output();
+    let out = out.expect("ip runs");
+    assert!(out.status.success(), "ip {line}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+#[test]
+fn a_change_that_cuts_a_node_off_is_taken_back() {
+    let Some(mut cluster) = cluster("a_change_that_cuts_a_node_off_is_taken_back", 3) else { return };
+    // Two nodes whose own address is on the loopback device, as where each routes for itself: no address says what eth0 is for.
+    for (i, node) in cluster.nodes.iter().enumerate().skip(1) {
+        let own = format!("192.0.2.{}", i + 1);
+        for line in [
+            "addr flush dev eth0".to_owned(),
+            format!("addr add {own}/32 dev lo"),
+            format!("route add 192.0.2.0/24 dev eth0 src {own}"),
+        ] {
+            ip(node, &line);
+        }
+    }
+    let _lans = [Lan::new(&cluster.nodes[1], "lan0", &[]), Lan::new(&cluster.nodes[2], "lan0", &[])];
+    let fabric = |device: &str| {
+        format!(
+            "apiVersion: multihome.io/v1alpha1\nkind: ClusterNetwork\nmetadata: {{name: data}}\nspec: {{uplinks: [{{nics: [{device}]}}]}}\n---\n"
+        )
+    };
+    let net = "apiVersion: multihome.io/v1alpha1\nkind: Network\nmetadata: {name: data}\nspec: {type: Untagged, clusterNetwork: data, ipv4: {cidr: 10.77.0.0/24, dhcp: Server}}\n---\n";
+    cluster.api().apply(&(fabric("lan0") + net + &vm_on("node2", "a", &["data"]) + &vm_on("node3", "b", &["data"])));
+    cluster.api().ready("a-data");
+    cluster.api().ready("b-data");
+    let is_port =
+        |node: &multihome_testkit::Node, device: &str| ip(node, &format!("link show {device}")).contains(" master mhb");
+    assert!(is_port(&cluster.nodes[1], "lan0") && is_port(&cluster.nodes[2], "lan0"));
+    // They are seen to be manageable with it, which takes some seconds.
+    let confirmed = |node: &multihome_testkit::Node| {
+        let text = std::fs::read_to_string(node.data_dir().join("dataplane/trials.json")).unwrap_or_default();
+        text.contains("\"running\":null").then_some(())
+    };
+    cluster.nodes[1..].iter().for_each(|n| eventually("the first uplink is confirmed", 30, || confirmed(n)));
+    // The device that the nodes are managed by, into a bridge.
+    cluster.api().apply(&fabric("eth0"));
+    for node in &cluster.nodes[1..] {
+        eventually("the device is in the bridge", 30, || is_port(node, "eth0").then_some(()));
+    }
+    assert!(!cluster.nodes[1].try_cli(&["get", "ns"]).status.success(), "the node is cut off");
+    // One of the agents is killed meanwhile: the next one goes on with the trial, without the API.
+    std::thread::sleep(std::time::Duration::from_secs(15));
+    cluster.nodes[2].kill_server();
+    cluster.nodes[2].serve();
+    for (node, name) in cluster.nodes[1..].iter().zip(["node2", "node3"]) {
+        eventually("the device is given back", 90, || (!is_port(node, "eth0")).then_some(()));
+        eventually("what was there before is in place", 30, || is_port(node, "lan0").then_some(()));
+        let message = eventually("the fabric says so", 60, || {
+            let v = cluster.api().get("clusternetwork", "data");
+            let text = v.pointer(&format!("/status/nodes/{name}/message"))?.as_str()?.to_owned();
+            text.contains("was taken back").then_some(text)
+        });
+        assert!(message.starts_with("its change (to eth0) kept this node from being managed for 60 s"), "{message}");
+    }
+    cluster.wait_for_nodes(3);
+    // Another change is taken as ever.
+    cluster.api().apply(&fabric("lan0"));
+    eventually("the fabric is right again", 60, || {
+        let v = cluster.api().get("clusternetwork", "data");
+        let nodes = v.pointer("/status/nodes")?.as_object()?.clone();
+        ["node2", "node3"].iter().all(|n| nodes.get(*n).is_some_and(|n| n["message"].is_null())).then_some(())
+    });
+}

@@ -13,6 +13,7 @@ const NDA_MASTER: u16 = 9;
 const NTF_SELF: u8 = 0x02;
 const NTF_MASTER: u8 = 0x04;
 const NTF_STICKY: u8 = 0x40;
+const NUD_PROBE: u16 = 0x10;
 const NUD_NOARP: u16 = 0x40;
 const NUD_PERMANENT: u16 = 0x80;
 
@@ -168,6 +169,18 @@ impl Rtnl {
             })
             .collect();
         self.socket.batch(msgs)
+    }
+
+    /// Makes the kernel ask a neighbour that it knows whether it is still there (RFC 4861 section 7.3.3, and the same for ARP).
+    ///
+    /// # Errors
+    /// [`crate::Error::is_missing`] if it knows none.
+    pub fn neighbour_ask(&mut self, index: u32, ip: IpAddr) -> Result<()> {
+        let subject = format!("{ip} on link {index}");
+        let m = Msg::new(libc::RTM_NEWNEIGH, libc::NLM_F_REPLACE, "ask", subject);
+        let mut m = m.raw(&head(family(ip), index, NUD_PROBE, 0));
+        put_ip(&mut m, NDA_DST, ip);
+        self.socket.request(m)
     }
 
     /// Deletes an IP neighbour.

@@ -168,7 +168,7 @@ impl Node {
         let again = log.try_clone().expect("a second handle");
         command.stdout(log).stderr(again).stdin(Stdio::null());
         self.server = Some(command.spawn().expect("the server starts"));
-        eventually("the server answers", 20, || {
+        eventually("the server answers", 60, || {
             let out = self.try_cli(&["get", "ns", "-o", "name"]);
             out.status.success().then_some(())
         });
@@ -280,15 +280,16 @@ impl Node {
     /// # Panics
     /// If it does not become so within a minute.
     pub fn ready(&self, nic: &str) -> Value {
-        eventually(&format!("NIC {nic} is ready"), 60, || {
+        let start = Instant::now();
+        loop {
             let v = self.get("nic", nic);
-            let ready = v
-                .pointer("/status/conditions")?
-                .as_array()?
-                .iter()
-                .any(|c| c["type"] == "Ready" && c["status"] == "True");
-            ready.then_some(v)
-        })
+            let conditions = v.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+            if conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True") {
+                return v;
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "NIC {nic} did not become ready: {conditions:#?}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// Runs a shell command in a guest; whether it succeeded, and what it printed.

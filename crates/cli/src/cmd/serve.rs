@@ -110,6 +110,9 @@ pub(super) async fn run(cli: &Cli, args: &Serve) -> CliResult {
         eprintln!("other nodes join with a copy of {}: multihome agent --kubeconfig FILE", join.display());
     }
     let client = Client::new(api.clone(), "default");
+    if !args.no_agent {
+        multihome_agent::resume(&agent, &client).await?;
+    }
     let world = World::watch(&client);
     let controllers = multihome_control::run(client.clone(), world.clone());
     let node = async {
@@ -137,8 +140,9 @@ pub(super) async fn agent(cli: &Cli, args: &AgentArgs) -> CliResult {
     let path = client::kubeconfig_path(cli);
     let api = client::server(cli).await?;
     let config = agent_config(cli, &args.node, Some(&api))?;
-    // Whether it answers is said at once; later it may come and go.
     let client = client::connect(cli).await?;
+    multihome_agent::resume(&config, &client).await?;
+    // Whether it answers is said at once; later it may come and go.
     let version = client.apiserver_version().await.map_err(|e| {
         let refused = matches!(&e, kube::Error::Api(s) if s.code == 401 || s.code == 403);
         let hint = match refused {
@@ -177,6 +181,7 @@ fn agent_config(cli: &Cli, args: &NodeArgs, api: Option<&http::Uri>) -> Result<A
         qemu: args.qemu.clone(),
         netns_prefix: cli.netns_prefix.clone(),
         tunnel_address: args.tunnel_address.or_else(|| own_address(api)),
+        remote_api: api.is_some(),
     })
 }
 
@@ -212,6 +217,7 @@ pub(super) async fn teardown(cli: &Cli, args: &Teardown) -> CliResult {
         qemu: PathBuf::from("qemu-system-x86_64"),
         netns_prefix: cli.netns_prefix.clone(),
         tunnel_address: None,
+        remote_api: false,
     };
     eprintln!("removing all VMs, devices, namespaces and tables of Multihome from this node");
     let mut left = multihome_agent::teardown(&config).await?;

@@ -69,7 +69,7 @@ pub(super) const OWN: [&str; 2] = ["tunnel_own4", "tunnel_own6"];
 /// hears or forges them.
 ///
 /// Nothing passes between the host itself and a bridge: the host has no business in a network, and
-/// would answer ARP there for its own addresses. Of a fabric's bridge there pass the VLAN devices on it, which are ports of
+/// would answer ARP there for its own addresses; nor between it and the wire of a device that it has lent. Of a fabric's bridge there pass the VLAN devices on it, which are ports of
 /// networks' bridges; in no other VLAN is the host. (Ports are told apart by sets and not by `meta ibrname`, which not every
 /// kernel has. Other bridges of the machine are none of our business.)
 const RULES: &str = r#"
@@ -179,6 +179,7 @@ table bridge multihome {
         type filter hook input priority -300; policy accept;
         iifname @nic_trunks accept
         iifname @uplinks_tagged accept
+        iifname @uplinks_untagged drop
         iifname "mh*" drop
     }
     chain output {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::{IpNet, Ipv4Net};
 use multihome_model::checked::CheckedNetwork;
 use multihome_model::{DhcpMode, Family, IfName, MacAddr, Mtu, NetworkType, PortSecurity, Vni, names};
+use serde::{Deserialize, Serialize};
 
 use super::fabric::{self, fabric_name};
 use super::floating::{NodeFloating, add_floating};
@@ -63,7 +64,7 @@ pub struct NodeNic {
 }
 
 /// How a fabric is present on a node.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fabric {
     /// The device that carries it. Without one, networks on it reach this node only.
     pub device: Option<IfName>,
