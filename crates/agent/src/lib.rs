@@ -4,6 +4,7 @@
 //! slots in the resources. It may be killed at any point and started again, and VMs run on meanwhile.
 
 mod acceleration;
+mod announce;
 mod changes;
 mod dhcp;
 mod fabrics;
@@ -42,7 +43,7 @@ use multihome_vmm::images::ImageStore;
 use multihome_vmm::{Acceleration, Accelerator, VmmConfig};
 use tokio::sync::broadcast::error::RecvError;
 
-pub use spec::node_input;
+pub use spec::{local_change, node_input, remote_change};
 pub use teardown::teardown;
 pub use trial::resume;
 
@@ -121,7 +122,7 @@ const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(60);
 enum Work {
     /// The whole node plan.
     Node,
-    /// What other nodes carry of one network.
+    /// What other nodes carry of one network, and of the routing domain that it is in.
     Remotes(Key),
     /// One instance: its NICs, its process.
     Instance(Key),
@@ -348,11 +349,7 @@ fn enqueue(agent: &Agent, change: Change) {
                 agent.queue.push(Work::Node);
             }
             if !agent.is_mine(carrier) {
-                // In a routing domain it is a route as well.
-                let routed = |n: &Key| t.networks.get(n).is_some_and(|n| n.spec.vpc.is_some());
-                networks
-                    .into_iter()
-                    .for_each(|n| agent.queue.push(if routed(&n) { Work::Node } else { Work::Remotes(n) }));
+                networks.into_iter().for_each(|n| agent.queue.push(Work::Remotes(n)));
             }
         }
         Change::Vmi(key) => agent.queue.push(Work::Instance(key)),

@@ -17,14 +17,15 @@ use multihome_dhcp::guard::server::Doorkeeper;
 use multihome_model::{IfName, NetworkType, PortSecurity};
 use multihome_netlink::{Capabilities, Link, Netns, Rtnl};
 use multihome_plan::node::{
-    NodeInput, NodeNetwork, NodeNic, NodeState, Remotes, Security, Step, bridge_name, build, diff, remotes, simulate,
-    tap_name,
+    Domain, NodeInput, NodeNetwork, NodeNic, NodeState, Remotes, Security, Step, Uplink, UplinkKind, bridge_name,
+    build, diff, remotes, simulate, tap_name,
 };
 use tokio::runtime::Handle;
 
+use crate::announce::announce;
 use crate::management::Management;
 use crate::trial::Trials;
-use crate::{Agent, Config, Error, dhcp, fabrics, guarded, networks, probes, settle, spec, trial};
+use crate::{Agent, Config, Error, Work, dhcp, fabrics, guarded, networks, probes, settle, spec, trial};
 
 /// How long what was observed is trusted.
 const TRUST: Duration = Duration::from_secs(50);
@@ -238,6 +239,18 @@ impl Plumbing {
         .await?
     }
 
+    /// The index of the device that leads from a bridge to a wire.
+    pub(crate) async fn wire_of(&self, bridge: &IfName) -> Option<u32> {
+        let (this, bridge) = (self.clone(), bridge.clone());
+        let find = move || {
+            let mut inner = lock(&this.inner);
+            let wire = |u: &Uplink| u.bridge == bridge && !matches!(u.kind, UplinkKind::Vxlan { .. });
+            let name = inner.state.uplinks.iter().find(|(_, u)| wire(u)).map(|(n, _)| n.clone())?;
+            inner.rtnl.index(name.as_str()).ok()
+        };
+        tokio::task::spawn_blocking(find).await.ok()?
+    }
+
     /// Makes what a network's tunnel knows of other nodes true, where the tunnel is in place.
     pub(crate) async fn apply_remotes(&self, uplink: IfName, remotes: Remotes) -> Result<(), Error> {
         let this = self.clone();
@@ -253,6 +266,40 @@ impl Plumbing {
             };
             let steps = diff(&with(inner.state.remotes.get(&uplink).cloned()), &with(Some(remotes)));
             told(this.run(&mut inner, &steps))
+        })
+        .await?
+    }
+
+    /// Makes what routing domains know of other nodes true, and what the tunnels of their networks know, where they are in place.
+    /// Returns whether they are.
+    pub(crate) async fn apply_domains(&self, (wanted, namespaces): (NodeState, Vec<String>)) -> Result<bool, Error> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut inner = lock(&this.inner);
+            if inner.observed.is_none() {
+                return Ok(false);
+            }
+            let (mut before, mut after) = (NodeState::default(), NodeState::default());
+            for ns in &namespaces {
+                match (inner.state.domains.get(ns), wanted.domains.get(ns)) {
+                    (Some(there), Some(wanted)) if there.peers == wanted.peers => {
+                        let (router, routes) = (wanted.router.clone(), wanted.routes.clone());
+                        before.domains.insert(ns.clone(), there.clone());
+                        after.domains.insert(ns.clone(), Domain { router, routes, ..there.clone() });
+                    }
+                    (None, None) => {}
+                    _ => return Ok(false),
+                }
+            }
+            for (uplink, remotes) in wanted.remotes {
+                let Some(there) = inner.state.uplinks.get(&uplink).cloned() else { return Ok(false) };
+                before.remotes.extend(inner.state.remotes.get(&uplink).map(|r| (uplink.clone(), r.clone())));
+                after.remotes.insert(uplink.clone(), remotes);
+                before.uplinks.insert(uplink.clone(), there.clone());
+                after.uplinks.insert(uplink, there);
+            }
+            let steps = diff(&before, &after);
+            told(this.run(&mut inner, &steps)).map(|()| true)
         })
         .await?
     }
@@ -326,11 +373,21 @@ impl Plumbing {
         if steps.is_empty() {
             return vec![];
         }
+        let fresh = |step: &Step| match step {
+            Step::PutTap(name, tap) if !inner.state.taps.contains_key(name) => Some((name.clone(), tap.bridge.clone())),
+            _ => None,
+        };
+        let fresh: Vec<_> = steps.iter().filter_map(fresh).collect();
         let failures = inner.engine.apply(steps);
         for step in steps {
             simulate(&mut inner.state, step);
         }
         self.remember_indexes(inner, steps);
+        for (tap, bridge) in fresh {
+            if let Some(Security::Strict { mac, .. }) = inner.state.ports.get(&tap).map(|p| &p.security) {
+                announce(self, bridge, *mac);
+            }
+        }
         if !failures.is_empty() {
             inner.observed = None;
         }
@@ -370,6 +427,12 @@ fn told(failures: Vec<StepError>) -> Result<(), Error> {
 /// Tells a network's tunnel which NICs other nodes carry: what a NIC elsewhere changes, and nothing else.
 pub(crate) async fn reconcile_remotes(agent: &Agent, key: &Key) -> Next {
     let work = async {
+        if let Some(wanted) = spec::domain_change(&agent.world.read(), &agent.config.node, key) {
+            if !agent.plumbing.apply_domains(wanted).await? {
+                agent.queue.push(Work::Node);
+            }
+            return Ok(Next::Wait);
+        }
         let wanted = {
             let t = agent.world.read();
             let node = &agent.config.node;

@@ -1,6 +1,6 @@
 //! From resources to what the planner, the DHCP server and QEMU take.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use kube::ResourceExt;
@@ -11,7 +11,8 @@ use multihome_model::checked::{CheckedAction, CheckedNetwork, CheckedPolicyRoute
 use multihome_model::kubevirt::VirtualMachineInstance;
 use multihome_model::{NetworkInterface, NicModel, Violations, Vni, Vpc};
 use multihome_plan::node::{
-    NodeFloating, NodeInput, NodeNetwork, NodeNic, NodePolicyRoute, NodeVpc, RemoteNic, Steer, VpcPeer,
+    NodeFloating, NodeInput, NodeNetwork, NodeNic, NodePolicyRoute, NodeState, NodeVpc, RemoteNic, Steer, VpcPeer,
+    build, remotes, vpc_domain,
 };
 use multihome_vmm as vmm;
 use multihome_vmm::images::ImageStore;
@@ -28,17 +29,51 @@ pub fn node_input(t: &Tables, node: &str) -> NodeInput {
         t.networks.keys().filter(|k| carried.contains(k.to_string().as_str())).cloned().collect();
     here.extend(outside);
     here.extend(hop_networks(t, &here));
-    let networks = here.iter().filter_map(|k| node_network(t, k)).collect();
-    let vpc_of = |k: &Key| Some(Key::new(k.namespace.clone(), t.networks.get(k)?.spec.vpc.clone()?));
-    let own: BTreeSet<Key> = here.iter().filter_map(vpc_of).collect();
-    let mut around = own.clone();
-    let mut exchanged = BTreeMap::new();
-    for vpc in &own {
-        let got = vpc::exchanges(vpc, &vpc::around(t, vpc));
-        around.extend(got.iter().map(|e| e.other.clone()).filter(|k| t.vpcs.contains_key(k)));
-        exchanged.insert(vpc.clone(), got);
+    let own: BTreeSet<Key> = here.iter().filter_map(|k| vpc_of(t, k)).collect();
+    let around = with_peers(t, &own);
+    assemble(t, node, (here, nics, floating), &around)
+}
+
+/// What the routing domain of a Vpc on this node, and those of its peers, depend on; and the namespaces of those domains.
+fn domain_input(t: &Tables, node: &str, vpc: &Key) -> (NodeInput, Vec<String>) {
+    // Who naming it leads to is told of it, too, and has peers of its own.
+    let near: BTreeSet<Key> =
+        with_peers(t, &[vpc.clone()].into()).into_iter().chain(vpc::naming(t, vpc).cloned()).collect();
+    let around = with_peers(t, &near);
+    let members = around.iter().flat_map(|v| vpc::members(t, v)).map(|(k, _)| k.clone());
+    let (mut here, mut nics) = (BTreeSet::new(), vec![]);
+    for network in members {
+        let own = t.nics_of_network(&network).filter_map(|k| t.nics.get(k)).filter(|n| carrier(n) == Some(node));
+        let before = nics.len();
+        nics.extend(own.map(|n| node_nic(n)));
+        if nics.len() > before {
+            here.insert(network);
+        }
     }
-    let vpcs: Vec<NodeVpc> = around.iter().filter_map(|k| node_vpc(t, k, exchanged.get(k))).collect();
+    here.extend(hop_networks(t, &here));
+    let namespaces = near.iter().filter_map(|k| Some(vpc_domain(&t.vpcs.get(k)?.uid()?))).collect();
+    (assemble(t, node, (here, nics, vec![]), &around), namespaces)
+}
+
+fn vpc_of(t: &Tables, network: &Key) -> Option<Key> {
+    Some(Key::new(network.namespace.clone(), t.networks.get(network)?.spec.vpc.clone()?))
+}
+
+/// Vpcs, and those that they exchange something with.
+fn with_peers(t: &Tables, own: &BTreeSet<Key>) -> BTreeSet<Key> {
+    let mut all = own.clone();
+    for vpc in own {
+        let got = vpc::exchanges(vpc, &vpc::around(t, vpc));
+        all.extend(got.into_iter().map(|e| e.other).filter(|k| t.vpcs.contains_key(k)));
+    }
+    all
+}
+
+type Carried = (BTreeSet<Key>, Vec<NodeNic>, Vec<NodeFloating>);
+
+fn assemble(t: &Tables, node: &str, (here, nics, floating): Carried, around: &BTreeSet<Key>) -> NodeInput {
+    let networks = here.iter().filter_map(|k| node_network(t, k)).collect();
+    let vpcs: Vec<NodeVpc> = around.iter().filter_map(|k| node_vpc(t, k)).collect();
     let in_vpcs = around.iter().flat_map(|v| vpc::members(t, v)).map(|(k, _)| k.clone());
     let concerned: BTreeSet<Key> = here.iter().cloned().chain(in_vpcs).collect();
     let remote = concerned.iter().flat_map(|k| remote_nics(t, node, k)).collect();
@@ -47,8 +82,7 @@ pub fn node_input(t: &Tables, node: &str) -> NodeInput {
 
 /// The networks that next hops of policy routes are in, of the Vpcs of these networks.
 fn hop_networks(t: &Tables, here: &BTreeSet<Key>) -> Vec<Key> {
-    let vpc_of = |k: &Key| Some(Key::new(k.namespace.clone(), t.networks.get(k)?.spec.vpc.clone()?));
-    let vpcs: BTreeSet<Key> = here.iter().filter_map(vpc_of).collect();
+    let vpcs: BTreeSet<Key> = here.iter().filter_map(|k| vpc_of(t, k)).collect();
     let mut found = vec![];
     for (key, vpc) in vpcs.iter().filter_map(|k| Some((k, t.vpcs.get(k)?))) {
         let hops: Vec<_> = policy_routes(vpc).iter().filter_map(|r| r.action.hop()).collect();
@@ -59,10 +93,9 @@ fn hop_networks(t: &Tables, here: &BTreeSet<Key>) -> Vec<Key> {
 }
 
 /// A routing domain as the planner takes it.
-fn node_vpc(t: &Tables, key: &Key, exchanged: Option<&Vec<Exchange>>) -> Option<NodeVpc> {
+fn node_vpc(t: &Tables, key: &Key) -> Option<NodeVpc> {
     let there = t.vpcs.get(key)?;
-    let computed = || vpc::exchanges(key, &vpc::around(t, key));
-    let exchanged = exchanged.cloned().unwrap_or_else(computed);
+    let exchanged = vpc::exchanges(key, &vpc::around(t, key));
     let parsed =
         |r: &multihome_model::StaticRoute| Some((r.cidr.parse::<IpNet>().ok()?.trunc(), r.next_hop.parse().ok()?));
     let peer = |e: Exchange| Some(VpcPeer { uid: t.vpcs.get(&e.other)?.uid()?, subnets: e.subnets });
@@ -90,6 +123,33 @@ fn policy_routes(vpc: &Vpc) -> Vec<NodePolicyRoute> {
         },
     };
     checked.into_iter().map(planned).collect()
+}
+
+/// What a NIC of this node takes by itself, where its network is in place: its tap and its facts.
+pub fn local_change(t: &Tables, node: &str, nic: &Key) -> Option<NodeState> {
+    let nic = t.nics.get(nic).filter(|n| carrier(n) == Some(node))?;
+    let network = node_network(t, &multihome_control::world::network_key(nic))?;
+    Some(build(&NodeInput { nics: vec![node_nic(nic)], networks: vec![network], ..NodeInput::default() }))
+}
+
+/// What the routing domain of a network, and those of its peers, are to be on this node; and their namespaces.
+pub(crate) fn domain_change(t: &Tables, node: &str, network: &Key) -> Option<(NodeState, Vec<String>)> {
+    let (input, namespaces) = domain_input(t, node, &vpc_of(t, network)?);
+    Some((build(&input), namespaces))
+}
+
+/// How many facts about other nodes a change of a NIC elsewhere on this network is weighed against on this node.
+pub fn remote_change(t: &Tables, node: &str, network: &Key) -> usize {
+    match vpc_of(t, network) {
+        Some(_) => {
+            let Some((state, namespaces)) = domain_change(t, node, network) else { return 0 };
+            let routes = namespaces.iter().filter_map(|ns| state.domains.get(ns)).map(|d| d.routes.len());
+            routes.sum::<usize>() + state.remotes.values().map(|r| r.hosts.len()).sum::<usize>()
+        }
+        None => node_network(t, network)
+            .and_then(|n| remotes(&n, false, &remote_nics(t, node, network)))
+            .map_or(0, |(_, r)| r.hosts.len()),
+    }
 }
 
 /// The node that carries a NIC whose MAC is settled.
@@ -261,5 +321,74 @@ pub(crate) fn server_address(spec: &CheckedNetwork) -> (std::net::Ipv4Addr, bool
     match spec.ipv4.as_ref().and_then(|s| s.gateway) {
         Some(std::net::IpAddr::V4(a)) => (a, false),
         _ => (std::net::Ipv4Addr::new(169, 254, 169, 253), true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// Three nodes; Vpcs a and b peer, b and c do, and d is alone; each has two networks with NICs here and there.
+    fn world() -> Tables {
+        let mut t = Tables::default();
+        let read = |v: Value| serde_json::from_value(v);
+        for n in 1..4 {
+            let own = json!({"multihome.io/tunnel-address": format!("192.0.2.{n}")});
+            t.put_node(
+                serde_json::from_value(json!({"metadata": {"name": format!("node{n}"), "annotations": own}})).unwrap(),
+            );
+        }
+        let peers = [("a", vec!["b"]), ("b", vec!["a", "c"]), ("c", vec!["b"]), ("d", vec![])];
+        for (v, (name, peers)) in peers.into_iter().enumerate() {
+            let peers: Vec<Value> = peers.into_iter().map(|p| json!({"vpc": p})).collect();
+            let vpc = json!({"apiVersion": "multihome.io/v1alpha1", "kind": "Vpc",
+                "metadata": {"name": name, "namespace": "lab", "uid": format!("vpc-{name}")},
+                "spec": {"peers": peers}, "status": {"vni": 900 + v}});
+            t.put_vpc(serde_json::from_value(vpc).unwrap());
+            for i in 0..2 {
+                let (net, third) = (format!("{name}{i}"), 2 * v + i);
+                let network = json!({"apiVersion": "multihome.io/v1alpha1", "kind": "Network",
+                    "metadata": {"name": net, "namespace": "lab", "uid": format!("net-{net}")},
+                    "spec": {"type": "Overlay", "vpc": name,
+                        "ipv4": {"cidr": format!("10.0.{third}.0/24"), "gateway": format!("10.0.{third}.1")}},
+                    "status": {"vni": 100 + third}});
+                t.put_network(serde_json::from_value(network).unwrap());
+                // Vpc c is on the third node alone.
+                let nodes = if name == "c" { 3..4 } else { 1 + i..3 + i.min(v % 2) };
+                for n in nodes {
+                    let nic = json!({"apiVersion": "multihome.io/v1alpha1", "kind": "NetworkInterface",
+                        "metadata": {"name": format!("{net}-{n}"), "namespace": "lab", "uid": format!("nic-{net}-{n}")},
+                        "spec": {"network": net, "vm": "x"},
+                        "status": {"node": format!("node{n}"), "mac": format!("02:00:00:00:{third:02x}:{n:02x}"),
+                            "ipv4": {"address": format!("10.0.{third}.{}/24", 10 + n)}}});
+                    t.put_nic(read(nic).unwrap());
+                }
+            }
+        }
+        t
+    }
+
+    #[test]
+    fn a_domain_by_itself_is_planned_as_in_the_whole() {
+        let t = world();
+        let mut compared = 0;
+        for node in ["node1", "node2", "node3"] {
+            let whole = build(&node_input(&t, node));
+            for network in t.networks.keys() {
+                let (state, namespaces) = domain_change(&t, node, network).unwrap();
+                for ns in &namespaces {
+                    let gist = |s: &NodeState| {
+                        s.domains.get(ns).map(|d| (d.router.clone(), d.routes.clone(), d.peers.clone()))
+                    };
+                    assert_eq!(gist(&state), gist(&whole), "{network} on {node}: {ns}");
+                    compared += usize::from(gist(&whole).is_some_and(|g| !g.1.is_empty()));
+                }
+                for (uplink, remotes) in &state.remotes {
+                    assert_eq!(whole.remotes.get(uplink), Some(remotes), "{network} on {node}");
+                }
+            }
+        }
+        assert!(compared > 20, "{compared} domains with routes were compared");
     }
 }

@@ -237,6 +237,7 @@ fn a_foreign_server_is_guarded() {
             "--ra-param=wire,4,1800",
         ],
     );
+    lan.serve("tcpdump", &["-l", "-n", "-e", "-i", "wire", "--immediate-mode", "rarp"]);
     let fabric = "apiVersion: multihome.io/v1alpha1\nkind: ClusterNetwork\nmetadata: {name: lan}\nspec: {uplinks: [{nics: [lan0]}]}\n---\n";
     let untagged = "apiVersion: multihome.io/v1alpha1\nkind: Network\nmetadata: {name: lan}\nspec: {type: Untagged, clusterNetwork: lan, ipv4: {leaseSeconds: 60}}\n---\n";
     let ours = network("ours", "Management", 91, 60);
@@ -249,6 +250,8 @@ fn a_foreign_server_is_guarded() {
         "{nic}"
     );
     assert_eq!(text("/status/ipv4/source"), "Guard");
+    let announced = format!("{} > ff:ff:ff:ff:ff:ff, ethertype Reverse ARP", text("/status/mac"));
+    assert!(lan.log().contains(&announced), "switches are told where the NIC is: {}", lan.log());
     assert!(nic.pointer("/status/addresses").unwrap().to_string().contains("\"source\":\"Guard\""), "{nic}");
     // The server names a router in options 3 and 121; the guest does not hear of it, but of the specific route it may.
     let only = |via: &str| {

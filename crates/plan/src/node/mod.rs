@@ -30,7 +30,7 @@ pub use overlay::{Flood, Remote, RemoteNic, Remotes, remotes};
 pub use policy_route::{MOST_POLICY_ROUTES, NodePolicyRoute, PolicyRoute, Steer};
 pub use simulate::simulate;
 pub use touched::{Touched, touched};
-pub use vpc::{NodeVpc, Peer, Peering, Router, Via, VpcPeer, peer_device, router_mac};
+pub use vpc::{NodeVpc, Peer, Peering, Router, Via, VpcPeer, peer_device, router_mac, vpc_domain};
 
 /// What a node holds, or is to hold, of ours. Nothing else on the node is described, and nothing else is touched.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

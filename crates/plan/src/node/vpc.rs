@@ -113,8 +113,8 @@ pub fn peer_device(domain: &str, other: &str) -> IfName {
     names::device(names::PEER, &format!("{domain} {other}"))
 }
 
-/// The namespace of a Vpc's domain.
-fn namespace(uid: &str) -> String {
+/// The network namespace of a Vpc's routing domain.
+pub fn vpc_domain(uid: &str) -> String {
     format!("{}{}", names::NETNS, names::short_hash(uid))
 }
 
@@ -122,7 +122,7 @@ fn namespace(uid: &str) -> String {
 pub(super) fn add_vpcs(input: &NodeInput, state: &mut NodeState) {
     let by_uid: HashMap<&str, &NodeVpc> = input.vpcs.iter().map(|v| (v.uid.as_str(), v)).collect();
     let mut here: BTreeSet<&str> = BTreeSet::new();
-    for vpc in input.vpcs.iter().filter(|v| state.domains.contains_key(&namespace(&v.uid))) {
+    for vpc in input.vpcs.iter().filter(|v| state.domains.contains_key(&vpc_domain(&v.uid))) {
         here.insert(&vpc.uid);
         // What a peer answers comes back by the peer's own domain.
         here.extend(vpc.peers.iter().map(|p| p.uid.as_str()).filter(|uid| by_uid.contains_key(uid)));
@@ -130,7 +130,7 @@ pub(super) fn add_vpcs(input: &NodeInput, state: &mut NodeState) {
     for vpc in here.iter().filter_map(|uid| by_uid.get(uid)) {
         let legs: BTreeSet<IpNet> = state
             .domains
-            .get(&namespace(&vpc.uid))
+            .get(&vpc_domain(&vpc.uid))
             .iter()
             .flat_map(|d| d.legs.values())
             .flat_map(|l| l.addresses.iter().map(IpNet::trunc))
@@ -140,13 +140,13 @@ pub(super) fn add_vpcs(input: &NodeInput, state: &mut NodeState) {
         let mut routes = routes(vpc, &legs, &remote, router.is_some());
         let mut peers = BTreeMap::new();
         for peer in vpc.peers.iter().filter(|p| here.contains(p.uid.as_str())) {
-            let other = namespace(&peer.uid);
-            let device = peer_device(&namespace(&vpc.uid), &other);
+            let other = vpc_domain(&peer.uid);
+            let device = peer_device(&vpc_domain(&vpc.uid), &other);
             routes.extend(peer.subnets.iter().map(|s| (*s, Via::Peer(device.clone()))));
             let alias = format!("peer {}", by_uid.get(peer.uid.as_str()).map_or("", |p| p.key.as_str()));
             peers.insert(device, Peer { domain: other, alias });
         }
-        let domain: &mut Domain = state.domains.entry(namespace(&vpc.uid)).or_default();
+        let domain: &mut Domain = state.domains.entry(vpc_domain(&vpc.uid)).or_default();
         domain.policy_routes = policy_routes(&vpc.policy_routes, domain);
         (domain.router, domain.peers, domain.routes) = (router, peers, routes);
     }
