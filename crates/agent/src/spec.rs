@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use kube::ResourceExt;
 use multihome_control::vpc::Exchange;
 use multihome_control::world::Tables;
-use multihome_control::{Key, fabric, floating, vm, vpc};
+use multihome_control::{Key, fabric, floating, place, vm, vpc};
 use multihome_model::checked::{CheckedAction, CheckedNetwork, CheckedPolicyRoute, check_network, check_policy_routes};
 use multihome_model::kubevirt::VirtualMachineInstance;
 use multihome_model::{NetworkInterface, NicModel, Violations, Vni, Vpc};
@@ -159,20 +159,18 @@ pub(crate) fn carrier(nic: &NetworkInterface) -> Option<&str> {
 
 /// The NICs of a network that other nodes carry, as far as those say where their tunnels end.
 pub(crate) fn remote_nics(t: &Tables, node: &str, network: &Key) -> Vec<RemoteNic> {
-    let tunnel = |name: &str| {
-        let there = t.nodes.get(&Key::new("", name))?;
-        multihome_control::node::tunnel_address(there)
-    };
-    let vpc = t.networks.get(network).and_then(|n| n.spec.vpc.clone());
-    let vpc = vpc.and_then(|v| t.vpcs.get(&Key::new(network.namespace.clone(), v))?.uid());
-    let nics = t.nics_of_network(network).filter_map(|k| t.nics.get(k));
-    let elsewhere = nics.filter_map(|n| {
-        let other = carrier(n).filter(|other| *other != node)?;
-        let via = tunnel(other)?;
-        let nic = node_nic(n);
-        let (mac, addresses, security) = (nic.mac, nic.addresses, nic.security);
-        let (node, vpc) = (other.to_owned(), vpc.clone());
-        Some(RemoteNic { network: nic.network, vpc, mac, addresses, security, node, via })
+    let vpc = vpc_of(t, network).and_then(|v| t.vpcs.get(&v)?.uid());
+    let name = network.to_string();
+    let elsewhere = t.placed(network).filter(|p| p.node != node).filter_map(|p| {
+        Some(RemoteNic {
+            network: name.clone(),
+            vpc: vpc.clone(),
+            mac: p.mac,
+            addresses: p.addresses.clone(),
+            security: p.security,
+            node: p.node.clone(),
+            via: t.tunnel(&p.node)?,
+        })
     });
     elsewhere.collect()
 }
@@ -198,22 +196,12 @@ pub(crate) fn node_network(t: &Tables, key: &Key) -> Option<NodeNetwork> {
 
 /// A NIC as the planner takes it.
 pub(crate) fn node_nic(nic: &NetworkInterface) -> NodeNic {
-    let status = nic.status.as_ref();
-    let families = [status.and_then(|s| s.ipv4.as_ref()), status.and_then(|s| s.ipv6.as_ref())];
-    let mut addresses = vec![];
-    for a in families.into_iter().flatten() {
-        addresses.extend(a.address.parse::<IpNet>().map(|n| n.addr()));
-        addresses.extend(a.secondary.iter().filter_map(|s| s.parse::<std::net::IpAddr>().ok()));
-    }
-    for a in status.iter().flat_map(|s| &s.addresses) {
-        addresses.extend(a.address.parse::<std::net::IpAddr>());
-    }
     NodeNic {
         uid: nic.uid().unwrap_or_default(),
         key: Key::of(nic).to_string(),
         network: multihome_control::world::network_key(nic).to_string(),
         mac: vm::nic_mac(nic),
-        addresses,
+        addresses: place::addresses(nic),
         security: nic.spec.port_security.unwrap_or_default(),
         queues: nic.spec.queues.unwrap_or(1),
         tx_queue_length: nic.spec.tx_queue_length,

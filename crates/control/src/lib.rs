@@ -10,6 +10,7 @@ pub mod events;
 pub mod fabric;
 pub mod floating;
 pub mod node;
+pub mod place;
 pub mod queue;
 pub mod status;
 pub mod vm;

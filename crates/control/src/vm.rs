@@ -87,7 +87,7 @@ pub fn tunnel_mtu(tables: &Tables) -> Mtu {
 
 /// Whether tunnels may have IPv6 outside: then all of them leave room for it, so that an MTU holds on every node.
 pub fn tunnels_over_ipv6(tables: &Tables) -> bool {
-    tables.nodes.values().filter_map(|n| crate::node::tunnel_address(n)).any(|a| a.is_ipv6())
+    tables.tunnels().any(|a| a.is_ipv6())
 }
 
 /// What each NIC of a VM is told.

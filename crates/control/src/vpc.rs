@@ -38,8 +38,7 @@ pub fn subnets(network: &CheckedNetwork) -> BTreeSet<IpNet> {
 
 /// The networks of a Vpc, in the order of their names.
 pub fn members<'a>(t: &'a Tables, vpc: &'a Key) -> impl Iterator<Item = (&'a Key, CheckedNetwork)> {
-    let mine = |n: &Network| n.spec.vpc.as_deref() == Some(vpc.name.as_str());
-    let all = t.networks.iter().filter(move |(k, n)| k.namespace == vpc.namespace && mine(n));
+    let all = t.networks_of_vpc(vpc).filter_map(|k| Some((k, t.networks.get(k)?)));
     all.filter_map(|(k, n)| Some((k, check_network(&k.name, &n.spec).ok()?)))
 }
 

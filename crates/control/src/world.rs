@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, watch};
 
 use crate::Key;
+use crate::place::Placed;
 
 /// What changed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -76,6 +77,12 @@ pub struct Tables {
     nics_by_vm: HashMap<Key, BTreeSet<Key>>,
     /// NICs of each network.
     nics_by_network: HashMap<Key, BTreeSet<Key>>,
+    /// Where the NICs of each network are, by their keys.
+    placed: HashMap<Key, BTreeMap<Key, Placed>>,
+    /// Where each node's tunnels end.
+    tunnels: HashMap<String, IpAddr>,
+    /// The networks of each Vpc.
+    networks_by_vpc: HashMap<Key, BTreeSet<Key>>,
     /// NICs by uid.
     nics_by_uid: HashMap<String, Key>,
     /// Addresses that are claimed in each network.
@@ -98,6 +105,26 @@ impl Tables {
     /// The keys of the NICs of a network.
     pub fn nics_of_network(&self, network: &Key) -> impl Iterator<Item = &Key> {
         self.nics_by_network.get(network).into_iter().flatten()
+    }
+
+    /// Where the NICs of a network are.
+    pub fn placed(&self, network: &Key) -> impl Iterator<Item = &Placed> {
+        self.placed.get(network).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// Where a node's tunnels end.
+    pub fn tunnel(&self, node: &str) -> Option<IpAddr> {
+        self.tunnels.get(node).copied()
+    }
+
+    /// Where all tunnels end.
+    pub fn tunnels(&self) -> impl Iterator<Item = IpAddr> {
+        self.tunnels.values().copied()
+    }
+
+    /// The networks of a Vpc, by their names.
+    pub fn networks_of_vpc(&self, vpc: &Key) -> impl Iterator<Item = &Key> {
+        self.networks_by_vpc.get(vpc).into_iter().flatten()
     }
 
     /// How many NICs a network has.
@@ -194,13 +221,39 @@ macro_rules! watched {
     };
 }
 
-watched!(Network, networks, |k| Change::Network(k.clone()));
 watched!(ClusterNetwork, fabrics, |k| Change::Fabric(k.name.clone()));
 watched!(Vpc, vpcs, |k| Change::Vpc(k.clone()));
 watched!(FloatingIP, floating, |k| Change::Floating(k.clone()));
 watched!(VirtualMachine, vms, |k| Change::Vm(k.clone()));
 watched!(VirtualMachineInstance, vmis, |k| Change::Vmi(k.clone()));
-watched!(Node, nodes, |k| Change::Node(k.name.clone()));
+
+impl Watched for Network {
+    fn table(tables: &mut Tables) -> &mut Table<Self> {
+        &mut tables.networks
+    }
+    fn index(tables: &mut Tables, key: &Key, old: Option<&Self>, new: Option<&Self>) {
+        let vpc = |n: &Self| n.spec.vpc.as_ref().map(|v| Key::new(key.namespace.clone(), v.clone()));
+        move_index(&mut tables.networks_by_vpc, key, old.and_then(vpc), new.and_then(vpc));
+    }
+    fn change(key: &Key, _: Option<&Self>, _: Option<&Self>) -> Change {
+        Change::Network(key.clone())
+    }
+}
+
+impl Watched for Node {
+    fn table(tables: &mut Tables) -> &mut Table<Self> {
+        &mut tables.nodes
+    }
+    fn index(tables: &mut Tables, key: &Key, _: Option<&Self>, new: Option<&Self>) {
+        match new.and_then(crate::node::tunnel_address) {
+            Some(address) => tables.tunnels.insert(key.name.clone(), address),
+            None => tables.tunnels.remove(&key.name),
+        };
+    }
+    fn change(key: &Key, _: Option<&Self>, _: Option<&Self>) -> Change {
+        Change::Node(key.name.clone())
+    }
+}
 
 impl Watched for NetworkInterface {
     fn table(tables: &mut Tables) -> &mut Table<Self> {
@@ -210,6 +263,14 @@ impl Watched for NetworkInterface {
         let vms = &mut tables.nics_by_vm;
         move_index(vms, key, old.and_then(vm_key), new.and_then(vm_key));
         move_index(&mut tables.nics_by_network, key, old.map(network_key), new.map(network_key));
+        if let Some(old) = old
+            && let Some(there) = tables.placed.get_mut(&network_key(old))
+        {
+            there.remove(key);
+        }
+        if let Some((network, placed)) = new.and_then(|n| Some((network_key(n), Placed::of(n)?))) {
+            tables.placed.entry(network).or_default().insert(key.clone(), placed);
+        }
         if let Some(uid) = old.and_then(ResourceExt::uid) {
             tables.nics_by_uid.remove(&uid);
         }

@@ -1,6 +1,6 @@
 //! The node plan from resources: which networks and NICs a node carries, and what that takes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
@@ -139,6 +139,8 @@ pub fn build(input: &NodeInput) -> NodeState {
     networks.sort_by(|a, b| a.uid.cmp(&b.uid));
     let by_key: BTreeMap<&str, &NodeNetwork> = networks.iter().map(|n| (n.key.as_str(), *n)).collect();
 
+    let mut remote: HashMap<&str, Vec<&RemoteNic>> = HashMap::new();
+    input.remote.iter().for_each(|n| remote.entry(&n.network).or_default().push(n));
     let trunked = fabric::bridges(&networks, &input.node);
     for network in &networks {
         if network.spec.kind == NetworkType::VlanTrunk && trunked.contains_key(&network.spec.fabric) {
@@ -161,7 +163,8 @@ pub fn build(input: &NodeInput) -> NodeState {
             state.uplinks.insert(name, Uplink { alias, bridge: bridge.clone(), mtu, kind });
         }
         let open = |n: &NodeNic| n.network == network.key && n.security == PortSecurity::Promiscuous;
-        state.remotes.extend(remotes(network, input.nics.iter().any(open), &input.remote));
+        let there = remote.get(network.key.as_str()).into_iter().flatten().copied();
+        state.remotes.extend(remotes(network, input.nics.iter().any(open), there));
         add_leg(network, bridge, &mut state);
     }
     add_vpcs(input, &mut state);

@@ -121,6 +121,12 @@ pub fn vpc_domain(uid: &str) -> String {
 /// Gives domains their ways to other nodes and to each other. The domains with legs are there already.
 pub(super) fn add_vpcs(input: &NodeInput, state: &mut NodeState) {
     let by_uid: HashMap<&str, &NodeVpc> = input.vpcs.iter().map(|v| (v.uid.as_str(), v)).collect();
+    let mut remote: HashMap<&str, Vec<&RemoteNic>> = HashMap::new();
+    for nic in &input.remote {
+        if let Some(vpc) = &nic.vpc {
+            remote.entry(vpc).or_default().push(nic);
+        }
+    }
     let mut here: BTreeSet<&str> = BTreeSet::new();
     for vpc in input.vpcs.iter().filter(|v| state.domains.contains_key(&vpc_domain(&v.uid))) {
         here.insert(&vpc.uid);
@@ -135,9 +141,9 @@ pub(super) fn add_vpcs(input: &NodeInput, state: &mut NodeState) {
             .flat_map(|d| d.legs.values())
             .flat_map(|l| l.addresses.iter().map(IpNet::trunc))
             .collect();
-        let remote: Vec<&RemoteNic> = input.remote.iter().filter(|n| n.vpc.as_deref() == Some(&vpc.uid)).collect();
-        let router = router(input, vpc);
-        let mut routes = routes(vpc, &legs, &remote, router.is_some());
+        let router = router(input, vpc, &remote);
+        let own = remote.get(vpc.uid.as_str()).map(Vec::as_slice).unwrap_or_default();
+        let mut routes = routes(vpc, &legs, own, router.is_some());
         let mut peers = BTreeMap::new();
         for peer in vpc.peers.iter().filter(|p| here.contains(p.uid.as_str())) {
             let other = vpc_domain(&peer.uid);
@@ -154,10 +160,12 @@ pub(super) fn add_vpcs(input: &NodeInput, state: &mut NodeState) {
 
 /// The tunnel of a domain that is on other nodes: because NICs of it are, or because NICs of a peer are, whose packets come that
 /// way.
-fn router(input: &NodeInput, vpc: &NodeVpc) -> Option<Router> {
+fn router(input: &NodeInput, vpc: &NodeVpc, remote: &HashMap<&str, Vec<&RemoteNic>>) -> Option<Router> {
     let concerned: BTreeSet<&str> = vpc.peers.iter().map(|p| p.uid.as_str()).chain([vpc.uid.as_str()]).collect();
-    let remote = input.remote.iter().filter(|n| n.vpc.as_deref().is_some_and(|v| concerned.contains(v)));
-    let nodes: BTreeMap<MacAddr, IpAddr> = remote.map(|n| (router_mac(&vpc.uid, &n.node), n.via)).collect();
+    let nics = concerned.iter().filter_map(|v| remote.get(v)).flatten();
+    // Many NICs are on few nodes, and a router's MAC is a hash.
+    let nodes: BTreeMap<&str, IpAddr> = nics.map(|n| (n.node.as_str(), n.via)).collect();
+    let nodes: BTreeMap<MacAddr, IpAddr> = nodes.into_iter().map(|(n, via)| (router_mac(&vpc.uid, n), via)).collect();
     if nodes.is_empty() {
         return None;
     }
@@ -177,8 +185,9 @@ fn router(input: &NodeInput, vpc: &NodeVpc) -> Option<Router> {
 fn routes(vpc: &NodeVpc, legs: &BTreeSet<IpNet>, remote: &[&RemoteNic], routed: bool) -> BTreeMap<IpNet, Via> {
     let mut all: BTreeMap<IpNet, Via> = vpc.subnets.difference(legs).map(|s| (*s, Via::Unreachable)).collect();
     let mut at: HashMap<IpAddr, MacAddr> = HashMap::new();
+    let mut routers: HashMap<&str, MacAddr> = HashMap::new();
     for nic in remote.iter().filter(|_| routed) {
-        let router = router_mac(&vpc.uid, &nic.node);
+        let router = *routers.entry(&nic.node).or_insert_with(|| router_mac(&vpc.uid, &nic.node));
         let own = nic.addresses.iter().filter(|a| vpc.subnets.iter().any(|s| s.contains(*a)));
         for a in own {
             at.insert(*a, router);
