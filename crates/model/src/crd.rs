@@ -4,7 +4,10 @@ use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
 use crate::kubevirt::{VERSIONS, VirtualMachine, VirtualMachineInstance};
-use crate::{AddressClaim, ClusterNetwork, FloatingIP, Network, NetworkAttachmentDefinition, NetworkInterface, Vpc};
+use crate::{
+    AddressClaim, ClusterNetwork, FloatingIP, Network, NetworkAttachmentDefinition, NetworkInterface, SecurityGroup,
+    Vpc,
+};
 
 /// The CustomResourceDefinitions as they are installed into Kubernetes, in the order of installation.
 pub fn crds() -> Vec<Value> {
@@ -12,6 +15,7 @@ pub fn crds() -> Vec<Value> {
         Network::crd(),
         NetworkInterface::crd(),
         FloatingIP::crd(),
+        SecurityGroup::crd(),
         AddressClaim::crd(),
         ClusterNetwork::crd(),
         Vpc::crd(),

@@ -14,6 +14,7 @@ pub mod condition;
 pub mod connectivity;
 mod crd;
 mod floating;
+mod group;
 pub mod kubevirt;
 mod nad;
 pub mod names;
@@ -34,6 +35,10 @@ pub use condition::Condition;
 pub use connectivity::{Connectivity, FamilyConnectivity, ProbeResult};
 pub use crd::{crds, served_types};
 pub use floating::{FloatingIP, FloatingIPSpec, FloatingIPStatus, PortForward, Protocol};
+pub use group::{
+    DefaultInForce, DefaultPolicy, Direction, PolicyStatus, RuleAction, RulePeer, RuleStatus, SecurityGroup,
+    SecurityGroupSpec, SecurityGroupStatus, SecurityRule,
+};
 pub use nad::{NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec};
 pub use network::{
     Addressing, DhcpMode, FamilyRoute, IpFamilySpec, Network, NetworkRoute, NetworkSpec, NetworkStatus, NetworkType,

@@ -6,7 +6,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Condition, Connectivity, Family};
+use crate::{Condition, Connectivity, DefaultPolicy, Family};
 
 /// One layer-2 network that the NICs of virtual machines attach to.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Default)]
@@ -133,6 +133,14 @@ pub struct NetworkSpec {
     /// The CIDRs that may open connections into a private network, such as 10.50.0.0/16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow_from: Vec<String>,
+    /// The SecurityGroups that every NIC in it is in, before the NIC's own: NAME in its own namespace, or NAMESPACE/NAME. Not for
+    /// type VlanTrunk.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<String>,
+    /// What becomes of what no rule of a NIC's SecurityGroups decides, for NICs in no group that allows something in that
+    /// direction: once one does, it is refused. Default: Allow in both directions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_policy: Option<DefaultPolicy>,
     /// Largest packet in bytes, 576 (with IPv6 1280) up to what the fabric carries. Default: what the fabric carries,
     /// less the encapsulation's overhead.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -4,7 +4,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Condition;
+use crate::{Condition, PolicyStatus};
 
 /// One NIC. It owns its MAC and its addresses, outlives the VM that it is attached to, and can move to another.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Default)]
@@ -136,6 +136,10 @@ pub struct NetworkInterfaceSpec {
     /// anything does. Default: Strict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_security: Option<PortSecurity>,
+    /// The SecurityGroups that it is in, after those of its network: NAME in its own namespace, or NAMESPACE/NAME. Their rules are
+    /// asked in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<String>,
     /// It may share its network with another NIC of its VM. Default: false, because a guest with two addresses in one
     /// subnet answers from the wrong NIC.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -252,7 +256,11 @@ pub struct NetworkInterfaceStatus {
     /// What the guest reports of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestView>,
-    /// Ready, Attached, Leased, DefaultRouteCorrect.
+    /// What is enforced of what it opens and of what is opened towards it; missing where everything passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policies: Option<PolicyStatus>,
+    /// Ready, Attached, Leased, DefaultRouteCorrect; Policed: the SecurityGroups that it is in are enforced; Guarded: False on a
+    /// Promiscuous NIC, with what is open.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }

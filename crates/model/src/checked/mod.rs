@@ -2,6 +2,7 @@
 
 mod fabric;
 mod floating;
+mod group;
 mod network;
 mod nic;
 mod policy_route;
@@ -9,6 +10,7 @@ mod subnet;
 
 pub use fabric::{check_cluster_network, check_vpc};
 pub use floating::{CheckedFloatingIP, check_floating_ip};
+pub use group::{CheckedGroup, CheckedRule, check_group};
 pub use network::{CheckedNetwork, check_network};
 pub use nic::{CheckedNic, check_nic};
 pub use policy_route::{CheckedAction, CheckedPolicyRoute, check_policy_routes};

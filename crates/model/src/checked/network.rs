@@ -7,7 +7,8 @@ use ipnet::IpNet;
 use super::Subnet;
 use super::subnet::parse_cidr;
 use crate::{
-    DhcpMode, Family, Mtu, NetworkSpec, NetworkType, RouteMode, Symmetric, Violations, VlanId, VlanSet, Vni, names,
+    DefaultPolicy, DhcpMode, Family, Mtu, NetworkSpec, NetworkType, RouteMode, Symmetric, Violations, VlanId, VlanSet,
+    Vni, names,
 };
 
 /// A Network's spec with every value parsed.
@@ -39,6 +40,10 @@ pub struct CheckedNetwork {
     pub symmetric: bool,
     /// Who on other networks may open connections into it; everybody, if nothing is said.
     pub admits: Option<BTreeSet<IpNet>>,
+    /// The SecurityGroups that every NIC in it is in, as they are named.
+    pub policies: Vec<String>,
+    /// What becomes of what no rule decides.
+    pub default_policy: DefaultPolicy,
     /// The MTU that it asks for.
     pub mtu: Option<Mtu>,
     /// Who serves DHCP and router advertisements, for IPv4 and IPv6.
@@ -148,6 +153,7 @@ pub fn check_network(name: &str, spec: &NetworkSpec) -> Result<CheckedNetwork, V
         v.add("spec.symmetric", "Gateway needs a gateway: set the gateway of ipv4 or ipv6, or leave symmetric out");
     }
     let admits = check_private(spec, &mut v);
+    check_policies(spec, &mut v);
     check_route(spec, &mut v);
     let dhcp = [Family::IPv4, Family::IPv6].map(|f| spec.dhcp_mode(f));
     let may = |i: usize, said: bool| dhcp[i] == DhcpMode::Guard && said && spec.route != Some(RouteMode::None);
@@ -165,6 +171,8 @@ pub fn check_network(name: &str, spec: &NetworkSpec) -> Result<CheckedNetwork, V
         nat: spec.nat(),
         symmetric,
         admits,
+        policies: spec.policies.clone(),
+        default_policy: spec.default_policy.unwrap_or_default(),
         mtu,
         dhcp,
         lease_seconds: [Family::IPv4, Family::IPv6]
@@ -191,6 +199,20 @@ fn check_private(spec: &NetworkSpec, v: &mut Violations) -> Option<BTreeSet<IpNe
         );
     }
     spec.private.then_some(allowed)
+}
+
+/// The groups of a network, and what its default is.
+fn check_policies(spec: &NetworkSpec, v: &mut Violations) {
+    super::nic::group_names(&spec.policies, v);
+    let default = spec.default_policy.filter(|d| *d != DefaultPolicy::default());
+    if matches!(spec.r#type, NetworkType::VlanTrunk | NetworkType::Cni) {
+        let kind = spec.r#type.as_str();
+        for (field, said) in [("spec.policies", !spec.policies.is_empty()), ("spec.defaultPolicy", default.is_some())] {
+            if said {
+                v.add(field, format!("policies cannot be enforced on a {kind} network, whose frames carry tags or are not ours: leave it out, and use them on the networks of its VLANs"));
+            }
+        }
+    }
 }
 
 /// What is learnt is not written down, and the other way round.

@@ -45,6 +45,7 @@ pub fn check_nic(name: &str, spec: &NetworkInterfaceSpec) -> Result<CheckedNic, 
         let q = spec.queues.unwrap_or_default();
         v.add("spec.queues", format!("{q} queues are out of range: use 1 to 16"));
     }
+    group_names(&spec.policies, &mut v);
     let mut secondary = vec![];
     let mut first = [None, None];
     for (i, (family, at)) in [(Family::IPv4, "spec.ipv4"), (Family::IPv6, "spec.ipv6")].into_iter().enumerate() {
@@ -58,6 +59,24 @@ pub fn check_nic(name: &str, spec: &NetworkInterfaceSpec) -> Result<CheckedNic, 
     }
     v.into_result(CheckedNic { mac, ipv4: first[0], ipv6: first[1], secondary })
 }
+
+/// Names of SecurityGroups: each possible, and once.
+pub(super) fn group_names(list: &[String], v: &mut Violations) {
+    for (i, group) in list.iter().enumerate() {
+        let at = format!("spec.policies[{i}]");
+        let (ns, name) = names::split_ref(group, "default");
+        v.take(&at, names::dns_label(ns).and(names::dns_label(name)));
+        if list[..i].contains(group) {
+            v.add(at, format!("group {group:?} is named twice: name it once"));
+        }
+    }
+    if list.len() > MOST_GROUPS {
+        v.add("spec.policies", format!("{} groups are too many: use at most {MOST_GROUPS}", list.len()));
+    }
+}
+
+/// How many groups a NIC or a network may name.
+const MOST_GROUPS: usize = 16;
 
 fn address(text: &str, family: Family) -> Result<IpAddr, ParseError> {
     let right = if family == Family::IPv4 { "10.0.0.5" } else { "fd00:1::5" };
