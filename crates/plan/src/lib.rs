@@ -6,5 +6,6 @@
 pub mod address;
 pub mod mtu;
 pub mod node;
+pub mod policy;
 pub mod primary;
 pub mod route;

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use multihome_model::RuleAction;
 use multihome_model::checked::check_network;
 use multihome_model::{
     BondMode, IfName, IpFamilySpec, MacAddr, Mtu, NetworkSpec, NetworkType, PortSecurity, TrunkRange, VlanId, VlanSpec,
@@ -14,6 +15,7 @@ use multihome_plan::node::{
     NodeVpc, RemoteNic, Security, Steer, Step, TRANSIT, Transport, Uplink, UplinkKind, Via, VpcPeer, build, diff,
     fabric_name, simulate,
 };
+use multihome_plan::policy::{Peers, Policy, Rule, Rules};
 use proptest::prelude::*;
 
 fn network(i: usize, kind: NetworkType, vpc: Option<u8>, mtu: u32) -> NodeNetwork {
@@ -94,6 +96,21 @@ fn fabric(nics: usize) -> Fabric {
     }
 }
 
+fn policy(group: usize, strict: bool) -> Policy {
+    let peers = Peers { nets: Default::default(), groups: [format!("g{group}")].into() };
+    let rule = Rule {
+        id: "r".into(),
+        action: RuleAction::Allow,
+        protocol: None,
+        ports: vec![],
+        icmp: None,
+        peers: Some(peers),
+    };
+    let otherwise = if strict { RuleAction::Deny } else { RuleAction::Allow };
+    let open = Rules { rules: vec![], otherwise: RuleAction::Allow };
+    Policy { ingress: Rules { rules: vec![rule], otherwise }, egress: open }
+}
+
 fn inputs() -> impl Strategy<Value = NodeInput> {
     let kind = proptest::sample::select(vec![
         NetworkType::Management,
@@ -142,6 +159,15 @@ fn inputs() -> impl Strategy<Value = NodeInput> {
             })
             .collect(),
         vpcs: vpcs(&nets),
+        policies: nics
+            .iter()
+            .enumerate()
+            .filter(|(_, (net, ..))| net % 2 == 0)
+            .map(|(i, (net, strict, _))| (format!("nic-{i}"), policy(*net, *strict)))
+            .collect(),
+        members: (0..3usize)
+            .map(|g| (format!("g{g}"), [IpAddr::from([10, g as u8, 0, nics.len() as u8])].into()))
+            .collect(),
         networks: nets.iter().enumerate().map(|(i, (k, v, m))| network(i, *k, *v, *m)).collect(),
         nics: nics
             .iter()
@@ -208,6 +234,26 @@ proptest! {
             if let Step::PutTap(name, _) = step {
                 let fact = steps.iter().position(|s| matches!(s, Step::PutPort(n, _) if n == name));
                 prop_assert!(fact.is_some_and(|f| f < i));
+            }
+        }
+    }
+
+    #[test]
+    fn policies_are_there_before_their_ports_and_name_groups_that_are_there(a in inputs(), b in inputs()) {
+        let (before, after) = (build(&a), build(&b));
+        for state in [&before, &after] {
+            prop_assert!(state.policies.values().all(|p| !p.is_open()));
+            let named: std::collections::BTreeSet<&String> = state.policies.values().flat_map(|p| p.groups()).collect();
+            prop_assert_eq!(named, state.members.keys().collect());
+            prop_assert!(state.policies.keys().all(|n| state.ports.contains_key(n)));
+        }
+        let mut state = before.clone();
+        for step in diff(&before, &after) {
+            simulate(&mut state, &step);
+            // At every moment rules name groups that are there, and a port that is to have rules has some.
+            prop_assert!(state.policies.values().flat_map(|p| p.groups()).all(|g| state.members.contains_key(g)));
+            if let Step::PutPort(name, _) = &step {
+                prop_assert!(!after.policies.contains_key(name) || state.policies.contains_key(name));
             }
         }
     }

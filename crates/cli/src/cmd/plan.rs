@@ -17,6 +17,7 @@ use multihome_model::{
     NicAddressStatus, Vni,
 };
 use multihome_plan::node::{NodeInput, NodeNetwork, NodeNic, NodeState, UplinkKind, Via, build, diff};
+use multihome_plan::policy::Rules;
 use multihome_plan::primary::FAMILIES;
 use multihome_plan::{address, route};
 use serde_json::{Value, json};
@@ -340,6 +341,13 @@ pub(super) fn describe(step: &multihome_plan::node::Step) -> String {
             Security::Trunk(Some(mac)) => format!("{n}: only {mac} may send, with or without a tag"),
             Security::Promiscuous | Security::Trunk(None) => format!("{n}: anything may send"),
         },
+        Step::PutMembers(group, members) => format!("group {group}: {} addresses", members.len()),
+        Step::DeleteMembers(group) => format!("forget group {group}"),
+        Step::PutPolicy(n, p) => {
+            let rules = |r: &Rules| format!("{} rules, then {:?}", r.rules.len(), r.otherwise);
+            format!("{n}: towards it {}; from it {}", rules(&p.ingress), rules(&p.egress))
+        }
+        Step::DeletePolicy(n) => format!("{n}: everything may be opened"),
         Step::PutTap(n, t) => {
             let vlans = t.vlans.as_ref().map(|v| {
                 let native = v.native.map(|id| format!(", {} without a tag", id.get())).unwrap_or_default();

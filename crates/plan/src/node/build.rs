@@ -8,6 +8,8 @@ use multihome_model::checked::CheckedNetwork;
 use multihome_model::{DhcpMode, Family, IfName, MacAddr, Mtu, NetworkType, PortSecurity, Vni, names};
 use serde::{Deserialize, Serialize};
 
+use crate::policy::{Members, Policy};
+
 use super::fabric::{self, fabric_name};
 use super::floating::{NodeFloating, add_floating};
 use super::overlay::{RemoteNic, remotes};
@@ -100,6 +102,10 @@ pub struct NodeInput {
     pub floating: Vec<NodeFloating>,
     /// The routing domains of these networks, and those that they peer with, in any order.
     pub vpcs: Vec<NodeVpc>,
+    /// What may be opened by and towards these NICs, by uid; of others everything.
+    pub policies: BTreeMap<String, Policy>,
+    /// Who the groups are that these name.
+    pub members: Members,
 }
 
 /// The device name of a NIC's tap.
@@ -173,6 +179,7 @@ pub fn build(input: &NodeInput) -> NodeState {
     for nic in &input.nics {
         if let Some(network) = by_key.get(nic.network.as_str()) {
             add_nic(nic, network, bridge_here(network, &trunked), &mut state);
+            add_policy(nic, input, &mut state);
         }
     }
     state.fabrics = trunked.into_iter().map(|(name, bridge)| (fabric_name(&name), bridge)).collect();
@@ -258,6 +265,16 @@ fn assign_transit(networks: &[&NodeNetwork], state: &mut NodeState) {
             });
         }
     }
+}
+
+/// What is to be enforced at a NIC, where there is anything.
+fn add_policy(nic: &NodeNic, input: &NodeInput, state: &mut NodeState) {
+    let Some(policy) = input.policies.get(&nic.uid).filter(|p| !p.is_open()) else { return };
+    for group in policy.groups() {
+        let members = input.members.get(group).cloned().unwrap_or_default();
+        state.members.insert(group.clone(), members);
+    }
+    state.policies.insert(tap_name(&nic.uid), policy.clone());
 }
 
 fn add_nic(nic: &NodeNic, network: &NodeNetwork, bridge: IfName, state: &mut NodeState) {

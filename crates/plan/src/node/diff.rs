@@ -192,6 +192,20 @@ fn kept(observed: &NodeState, desired: &NodeState, name: &IfName) -> bool {
     kind(observed) == kind(desired)
 }
 
+/// Groups before the rules that name them, and both before ports that they are for.
+fn policies(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
+    for (name, members) in &desired.members {
+        if observed.members.get(name) != Some(members) {
+            steps.push(Step::PutMembers(name.clone(), members.clone()));
+        }
+    }
+    for (name, policy) in &desired.policies {
+        if observed.policies.get(name) != Some(policy) {
+            steps.push(Step::PutPolicy(name.clone(), policy.clone()));
+        }
+    }
+}
+
 /// What was kept until there was something in its place.
 fn finish(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
     for (name, uplink) in &observed.uplinks {
@@ -203,6 +217,12 @@ fn finish(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
         if hands_over(fabric, desired) {
             steps.push(Step::DeleteFabric(name.clone()));
         }
+    }
+    for name in observed.policies.keys().filter(|n| !desired.policies.contains_key(*n)) {
+        steps.push(Step::DeletePolicy(name.clone()));
+    }
+    for name in observed.members.keys().filter(|n| !desired.members.contains_key(*n)) {
+        steps.push(Step::DeleteMembers(name.clone()));
     }
 }
 
@@ -256,6 +276,7 @@ fn add(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
         }
     }
     inside(observed, desired, steps);
+    policies(observed, desired, steps);
     for (name, port) in &desired.ports {
         if observed.ports.get(name) != Some(port) {
             steps.push(Step::PutPort(name.clone(), port.clone()));

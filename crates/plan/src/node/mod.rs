@@ -20,6 +20,8 @@ use ipnet::IpNet;
 use multihome_model::{BondMode, IfName, MacAddr, Mtu, VlanId, VlanSet, Vni};
 use serde::{Deserialize, Serialize};
 
+use crate::policy::{Members, Policy};
+
 pub use build::{
     Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic, TRANSIT, VXLAN_PORT, bridge_name, build, domain_name, tap_name,
 };
@@ -54,6 +56,12 @@ pub struct NodeState {
     pub taps: BTreeMap<IfName, Tap>,
     /// What may leave each port, by device name. Facts without a device are left over and are removed.
     pub ports: BTreeMap<IfName, Port>,
+    /// What may be opened by and towards NICs, by device name; of others everything.
+    #[serde(default)]
+    pub policies: BTreeMap<IfName, Policy>,
+    /// Who the groups are that these name.
+    #[serde(default)]
+    pub members: Members,
 }
 
 /// Several of the node's own devices as one (kernel document networking/bonding.rst). They are given back as they were.
@@ -338,6 +346,14 @@ pub enum Step {
     PutPort(IfName, Port),
     /// Forget the port's facts.
     DeletePort(IfName),
+    /// Make exactly these the members of a group.
+    PutMembers(String, BTreeSet<IpAddr>),
+    /// Forget a group that no policy names any more.
+    DeleteMembers(String),
+    /// Make these the rules of a port, whether the device exists or not. Conversations that they allow go on, others end.
+    PutPolicy(IfName, Policy),
+    /// Let everything be opened by and towards a port.
+    DeletePolicy(IfName),
     /// Make the tap, or give it this bridge, alias, MTU, queue length and VLANs.
     PutTap(IfName, Tap),
     /// Remove the tap.

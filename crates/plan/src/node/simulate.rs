@@ -128,6 +128,18 @@ pub fn simulate(state: &mut NodeState, step: &Step) {
         Step::DeletePort(name) => {
             state.ports.remove(&name);
         }
+        Step::PutMembers(name, members) => {
+            state.members.insert(name, members);
+        }
+        Step::DeleteMembers(name) => {
+            state.members.remove(&name);
+        }
+        Step::PutPolicy(name, policy) => {
+            state.policies.insert(name, policy);
+        }
+        Step::DeletePolicy(name) => {
+            state.policies.remove(&name);
+        }
         Step::PutTap(name, tap) => {
             state.taps.insert(name, tap);
         }
