@@ -89,6 +89,10 @@ fn describe(step: &Step) -> String {
         Step::PutRoute(ns, to, _) => format!("cannot set the route to {to} of {ns}"),
         Step::DeleteRoute(ns, to) => format!("cannot remove the route to {to} of {ns}"),
         Step::PutPolicyRoutes(ns, _) => format!("cannot set the policy routes of {ns}"),
+        Step::PutMembers(group, _) => format!("cannot set the members of group {group}"),
+        Step::DeleteMembers(group) => format!("cannot forget group {group}"),
+        Step::PutPolicy(name, _) => format!("cannot set the policies of {name}"),
+        Step::DeletePolicy(name) => format!("cannot forget the policies of {name}"),
         Step::DeleteTap(name) => format!("cannot remove tap {name}"),
     }
 }

@@ -3,6 +3,8 @@
 //!
 //! Only our own tables are ever read back. Numbers from include/uapi/linux/netfilter/nf_tables.h.
 
+mod rule;
+
 use std::io::Write;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
@@ -11,6 +13,8 @@ use crate::error::{Error, Result};
 use crate::msg::{self, Msg};
 use crate::netns::Netns;
 use crate::socket::{Socket, verdict};
+
+pub use self::rule::{Base, Expr};
 
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;

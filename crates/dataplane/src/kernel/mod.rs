@@ -13,6 +13,7 @@ mod notes;
 mod observe;
 mod overlay;
 mod policy_route;
+mod policy;
 mod private;
 mod router;
 mod security;
@@ -27,6 +28,7 @@ use multihome_netlink::packet::{Insn, PacketSocket};
 use multihome_netlink::{Capabilities, Capability, Idempotent, Link, Netns, Rtnl};
 use multihome_plan::node::{NodeState, Port, Remotes, Step, diff};
 
+pub use self::policy::Counted;
 pub use self::security::Rogue;
 use crate::error::{Error, Result, StepError};
 
@@ -56,6 +58,8 @@ pub struct Kernel {
     ports: Option<BTreeMap<IfName, Port>>,
     /// What VXLAN uplinks know, once read; every later change goes through here.
     remotes: Option<BTreeMap<IfName, Remotes>>,
+    /// What the table of policies holds, once read; every later change goes through here.
+    policies: Option<policy::Known>,
     /// The tables are loaded: known for certain, because we did it or looked.
     tables: bool,
 }
@@ -73,7 +77,7 @@ impl Kernel {
     pub fn open(config: Config) -> Result<Self> {
         let rtnl = Rtnl::open_in(&config.host)?;
         let nft = Nft::open_in(&config.host)?;
-        Ok(Self { config, rtnl, nft, ports: None, remotes: None, tables: false })
+        Ok(Self { config, rtnl, nft, ports: None, remotes: None, policies: None, tables: false })
     }
 
     /// What this machine's kernel can do.
@@ -114,6 +118,10 @@ impl Kernel {
             Step::PutPolicyRoutes(ns, routes) => self.put_policy_routes(ns, routes),
             Step::PutPort(name, port) => self.put_port(name, Some(port)),
             Step::DeletePort(name) => self.put_port(name, None),
+            Step::PutMembers(group, members) => self.put_members(group, members),
+            Step::DeleteMembers(group) => self.delete_members(group),
+            Step::PutPolicy(name, policy) => self.put_policy(name, policy),
+            Step::DeletePolicy(name) => self.delete_policy(name),
             Step::PutTap(name, tap) => self.put_tap(name, tap),
             Step::DeleteUplink(name) => self.delete_uplink(name),
             Step::DeleteBridge(name) | Step::DeleteTap(name) => self.delete_device(name),
@@ -182,7 +190,7 @@ impl Kernel {
                 failed.push(StepError { step, error });
             }
         }
-        for result in [self.release_forwarding(), self.delete_tables()] {
+        for result in [self.release_forwarding(), self.delete_tables(), self.delete_policies()] {
             if let Err(error) = result {
                 tracing::warn!(%error, "teardown is incomplete");
                 let step = Step::DeleteDomain(names::NETNS.into());

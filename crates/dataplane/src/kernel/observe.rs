@@ -14,6 +14,7 @@ use multihome_plan::node::{
 use super::bridge::{bound_mac, learns, read_tap_alias};
 use super::domain::{LEGS, REPLIES, forwarding_key};
 use super::fabric::read_vlans;
+use super::policy::Known;
 use super::security::{TABLE, TAGGED, UNTAGGED, device_name, is_assigned};
 use super::{Kernel, floating, is_ours, private, router};
 use crate::error::Result;
@@ -131,8 +132,10 @@ impl Kernel {
         // The facts may have been changed by somebody else: read them anew.
         self.ports = None;
         let ports = self.known_ports()?.clone();
+        self.policies = None;
+        let Known { policies, members } = self.known_policies()?.clone();
         let host = self.look()?;
-        let mut state = NodeState { ports, ..NodeState::default() };
+        let mut state = NodeState { ports, policies, members, ..NodeState::default() };
         for (name, link) in host.ours(names::BRIDGE, "bridge") {
             let (mtu, right) = mtu_of(link);
             let alias = alias_if(link.up && right, &link.alias);

@@ -4,6 +4,7 @@
 
 mod guest;
 mod overlay;
+mod policy;
 mod router;
 mod trunks;
 mod uplinks;

@@ -103,6 +103,7 @@ fn input(node: usize, nics: &[Place]) -> NodeInput {
             .collect(),
         vpcs: vec![vpc("red", "blue", 9001), vpc("blue", "red", 9002)],
         floating: vec![],
+        ..NodeInput::default()
     }
 }
 
