@@ -11,6 +11,7 @@ pub mod fabric;
 pub mod floating;
 pub mod node;
 pub mod place;
+pub mod policy;
 pub mod queue;
 pub mod status;
 pub mod vm;

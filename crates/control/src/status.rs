@@ -58,6 +58,10 @@ pub const ATTACHED: &str = "Attached";
 pub const LEASED: &str = "Leased";
 /// Condition of a NIC: the guest's default route is where the plan says.
 pub const DEFAULT_ROUTE: &str = "DefaultRouteCorrect";
+/// Condition of a NIC: the security groups that it is in are enforced.
+pub const POLICED: &str = "Policed";
+/// Condition of a NIC that may send anything: false, with what that opens.
+pub const PORT_SECURED: &str = "PortSecured";
 /// Condition of most kinds: all is as wished.
 pub const READY: &str = "Ready";
 
@@ -106,8 +110,10 @@ pub fn release_nic(nic: &mut NetworkInterface, reason: &str, text: &str) {
     s.lease = None;
     s.lease6 = None;
     s.addresses.clear();
+    s.policies = None;
     clear_nic_condition(nic, LEASED);
     clear_nic_condition(nic, DEFAULT_ROUTE);
+    clear_nic_condition(nic, POLICED);
     set_nic_condition(nic, Condition::new(ATTACHED, false, reason, text));
 }
 

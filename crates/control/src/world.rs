@@ -13,19 +13,21 @@ use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource, ResourceExt};
 use multihome_model::kubevirt::{VirtualMachine, VirtualMachineInstance};
-use multihome_model::{AddressClaim, ClusterNetwork, FloatingIP, Network, NetworkInterface, OwnerRef, Vpc};
+use multihome_model::{
+    AddressClaim, ClusterNetwork, FloatingIP, Network, NetworkInterface, OwnerRef, SecurityGroup, Vpc,
+};
 use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, watch};
 
-use crate::Key;
 use crate::place::Placed;
+use crate::{Key, policy};
 
 /// What changed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Change {
     /// A Network.
     Network(Key),
-    /// A NetworkInterface, with the VM and the network that it had before and has now.
+    /// A NetworkInterface, with the VM, the network and the groups that it had before and has now.
     Nic {
         /// The NIC.
         key: Key,
@@ -33,6 +35,8 @@ pub enum Change {
         vms: Vec<Key>,
         /// Networks concerned.
         networks: Vec<Key>,
+        /// Groups that it names itself, or did.
+        groups: Vec<Key>,
     },
     /// An AddressClaim of this network.
     Claim(Key),
@@ -42,6 +46,8 @@ pub enum Change {
     Vpc(Key),
     /// A FloatingIP.
     Floating(Key),
+    /// A SecurityGroup.
+    Group(Key),
     /// A VirtualMachine.
     Vm(Key),
     /// A VirtualMachineInstance.
@@ -66,6 +72,8 @@ pub struct Tables {
     pub vpcs: Table<Vpc>,
     /// Floating addresses.
     pub floating: Table<FloatingIP>,
+    /// Security groups.
+    pub groups: Table<SecurityGroup>,
     /// VMs.
     pub vms: Table<VirtualMachine>,
     /// Instances.
@@ -83,6 +91,10 @@ pub struct Tables {
     tunnels: HashMap<String, IpAddr>,
     /// The networks of each Vpc.
     networks_by_vpc: HashMap<Key, BTreeSet<Key>>,
+    /// NICs that name each group themselves.
+    nics_by_group: HashMap<Key, BTreeSet<Key>>,
+    /// Networks that name each group for their NICs.
+    networks_by_group: HashMap<Key, BTreeSet<Key>>,
     /// NICs by uid.
     nics_by_uid: HashMap<String, Key>,
     /// Addresses that are claimed in each network.
@@ -125,6 +137,16 @@ impl Tables {
     /// The networks of a Vpc, by their names.
     pub fn networks_of_vpc(&self, vpc: &Key) -> impl Iterator<Item = &Key> {
         self.networks_by_vpc.get(vpc).into_iter().flatten()
+    }
+
+    /// The keys of the NICs that name a group themselves.
+    pub fn nics_naming_group(&self, group: &Key) -> impl Iterator<Item = &Key> {
+        self.nics_by_group.get(group).into_iter().flatten()
+    }
+
+    /// The keys of the networks that name a group for their NICs.
+    pub fn networks_of_group(&self, group: &Key) -> impl Iterator<Item = &Key> {
+        self.networks_by_group.get(group).into_iter().flatten()
     }
 
     /// How many NICs a network has.
@@ -183,6 +205,8 @@ put! {
     put_vpc: Vpc;
     /// Adds a floating address.
     put_floating: FloatingIP;
+    /// Adds a security group.
+    put_group: SecurityGroup;
     /// Adds a VM.
     put_vm: VirtualMachine;
     /// Adds an instance.
@@ -224,6 +248,7 @@ macro_rules! watched {
 watched!(ClusterNetwork, fabrics, |k| Change::Fabric(k.name.clone()));
 watched!(Vpc, vpcs, |k| Change::Vpc(k.clone()));
 watched!(FloatingIP, floating, |k| Change::Floating(k.clone()));
+watched!(SecurityGroup, groups, |k| Change::Group(k.clone()));
 watched!(VirtualMachine, vms, |k| Change::Vm(k.clone()));
 watched!(VirtualMachineInstance, vmis, |k| Change::Vmi(k.clone()));
 
@@ -234,6 +259,8 @@ impl Watched for Network {
     fn index(tables: &mut Tables, key: &Key, old: Option<&Self>, new: Option<&Self>) {
         let vpc = |n: &Self| n.spec.vpc.as_ref().map(|v| Key::new(key.namespace.clone(), v.clone()));
         move_index(&mut tables.networks_by_vpc, key, old.and_then(vpc), new.and_then(vpc));
+        let groups = |n: Option<&Self>| n.map(policy::network_groups).unwrap_or_default();
+        move_indexes(&mut tables.networks_by_group, key, groups(old), groups(new));
     }
     fn change(key: &Key, _: Option<&Self>, _: Option<&Self>) -> Change {
         Change::Network(key.clone())
@@ -271,6 +298,8 @@ impl Watched for NetworkInterface {
         if let Some((network, placed)) = new.and_then(|n| Some((network_key(n), Placed::of(n)?))) {
             tables.placed.entry(network).or_default().insert(key.clone(), placed);
         }
+        let groups = |n: Option<&Self>| n.map(policy::own_groups).unwrap_or_default();
+        move_indexes(&mut tables.nics_by_group, key, groups(old), groups(new));
         if let Some(uid) = old.and_then(ResourceExt::uid) {
             tables.nics_by_uid.remove(&uid);
         }
@@ -282,7 +311,9 @@ impl Watched for NetworkInterface {
         let both = || [old, new].into_iter().flatten();
         let vms: BTreeSet<Key> = both().filter_map(vm_key).collect();
         let networks: BTreeSet<Key> = both().map(network_key).collect();
-        Change::Nic { key: key.clone(), vms: vms.into_iter().collect(), networks: networks.into_iter().collect() }
+        let groups: BTreeSet<Key> = both().flat_map(policy::own_groups).collect();
+        let (vms, networks) = (vms.into_iter().collect(), networks.into_iter().collect());
+        Change::Nic { key: key.clone(), vms, networks, groups: groups.into_iter().collect() }
     }
 }
 
@@ -313,6 +344,12 @@ fn claim_network(claim: &AddressClaim) -> Key {
     Key::new(claim.namespace().unwrap_or_default(), claim.spec.network.clone())
 }
 
+/// As [`move_index`], where there may be several.
+fn move_indexes(index: &mut HashMap<Key, BTreeSet<Key>>, key: &Key, from: Vec<Key>, to: Vec<Key>) {
+    from.into_iter().for_each(|k| move_index(index, key, Some(k), None));
+    to.into_iter().for_each(|k| move_index(index, key, None, Some(k)));
+}
+
 fn move_index<I: Eq + std::hash::Hash>(
     index: &mut HashMap<I, BTreeSet<Key>>,
     key: &Key,
@@ -341,7 +378,7 @@ pub struct World {
 }
 
 /// How many kinds are watched.
-const KINDS: usize = 9;
+const KINDS: usize = 10;
 /// How many changes a slow reader may lag behind before it must look at everything again.
 const BACKLOG: usize = 65536;
 
@@ -359,6 +396,7 @@ impl World {
         world.start::<ClusterNetwork>(client);
         world.start::<Vpc>(client);
         world.start::<FloatingIP>(client);
+        world.start::<SecurityGroup>(client);
         world.start::<VirtualMachine>(client);
         world.start::<VirtualMachineInstance>(client);
         world.start::<Node>(client);

@@ -259,8 +259,8 @@ pub struct NetworkInterfaceStatus {
     /// What is enforced of what it opens and of what is opened towards it; missing where everything passes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policies: Option<PolicyStatus>,
-    /// Ready, Attached, Leased, DefaultRouteCorrect; Policed: the SecurityGroups that it is in are enforced; Guarded: False on a
-    /// Promiscuous NIC, with what is open.
+    /// Ready, Attached, Leased, DefaultRouteCorrect; Policed: the SecurityGroups that it is in are enforced; PortSecured:
+    /// False on a Promiscuous NIC, with what that opens.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }

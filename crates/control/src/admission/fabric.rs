@@ -128,5 +128,6 @@ pub(super) fn refuse_users(users: &[String], what: &str, kind: &str) -> Verdict 
     if users.is_empty() {
         return Ok(());
     }
-    Err(Refusal::Forbidden(format!("{what} is used by {kind} {}: delete or change them first", listing(users))))
+    let kind = if kind.is_empty() { String::new() } else { format!("{kind} ") };
+    Err(Refusal::Forbidden(format!("{what} is used by {kind}{}: delete or change them first", listing(users))))
 }

@@ -31,6 +31,7 @@ macro_rules! with_table {
             "addressclaims" => $f($tables.claims()),
             "clusternetworks" => $f(&$tables.fabrics),
             "floatingips" => $f(&$tables.floating),
+            "securitygroups" => $f(&$tables.groups),
             "vpcs" => $f(&$tables.vpcs),
             "nodes" => $f(&$tables.nodes),
             "virtualmachines" => $f(&$tables.vms),
@@ -120,13 +121,14 @@ fn resource(group: &str, plural: &str) -> Option<ApiResource> {
     }
     use k8s_openapi::api::core::v1::Node;
     use multihome_model::kubevirt::{VirtualMachine, VirtualMachineInstance};
-    use multihome_model::{AddressClaim, ClusterNetwork, FloatingIP, Network, NetworkInterface, Vpc};
+    use multihome_model::{AddressClaim, ClusterNetwork, FloatingIP, Network, NetworkInterface, SecurityGroup, Vpc};
     let all = [
         of::<Network>(),
         of::<NetworkInterface>(),
         of::<AddressClaim>(),
         of::<ClusterNetwork>(),
         of::<FloatingIP>(),
+        of::<SecurityGroup>(),
         of::<Vpc>(),
         of::<Node>(),
         of::<VirtualMachine>(),

@@ -5,6 +5,7 @@
 
 mod fabric;
 mod floating;
+mod group;
 pub mod lookup;
 mod network;
 mod nic;
@@ -16,8 +17,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Node;
 use multihome_model::kubevirt::{VirtualMachine, VirtualMachineInstance};
 use multihome_model::{
-    AddressClaim, ClusterNetwork, FINALIZER_CLAIMS, FloatingIP, GROUP, Network, NetworkInterface, Violation,
-    Violations, Vpc,
+    AddressClaim, ClusterNetwork, FINALIZER_CLAIMS, FloatingIP, GROUP, Network, NetworkInterface, SecurityGroup,
+    Violation, Violations, Vpc,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -125,6 +126,7 @@ impl Rules {
             (GROUP, "networkinterfaces") => nic::validate(req, look),
             (GROUP, "clusternetworks") => fabric::validate_fabric(req, look),
             (GROUP, "floatingips") => floating::validate(req, look),
+            (GROUP, "securitygroups") => group::validate(req, look),
             (GROUP, "vpcs") => fabric::validate_vpc(req, look),
             ("kubevirt.io", "virtualmachines") => vm::validate_machine(self, req, look),
             ("kubevirt.io", "virtualmachineinstances") => vm::validate_instance(self, req, look),
@@ -153,6 +155,7 @@ kind!(NetworkInterface, GROUP, "networkinterfaces");
 kind!(AddressClaim, GROUP, "addressclaims");
 kind!(ClusterNetwork, GROUP, "clusternetworks");
 kind!(FloatingIP, GROUP, "floatingips");
+kind!(SecurityGroup, GROUP, "securitygroups");
 kind!(Vpc, GROUP, "vpcs");
 kind!(Node, "", "nodes");
 kind!(VirtualMachine, "kubevirt.io", "virtualmachines");

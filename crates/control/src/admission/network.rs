@@ -13,7 +13,7 @@ use multihome_plan::mtu;
 use multihome_plan::primary::FAMILIES;
 
 use super::fabric::refuse_users;
-use super::{Lookup, Refusal, Request, Verb, Verdict, get, list, parse, spec_changed};
+use super::{Lookup, Refusal, Request, Verb, Verdict, get, group, list, parse, spec_changed};
 use crate::Key;
 use crate::vm::is_builtin_fabric;
 use crate::world::network_key;
@@ -35,6 +35,9 @@ pub(super) fn validate(req: &Request<'_>, look: &dyn Lookup) -> Verdict {
     let checked = check_network(req.name, &network.spec)?;
     let mut v = Violations::default();
     references(look, &key, &checked, &mut v);
+    let before: Option<Network> = req.old.map(parse).transpose()?;
+    let named = before.map(|b| b.spec.policies).unwrap_or_default();
+    group::exist(look, &checked.policies, &named, req.namespace, &mut v);
     let others: Vec<(Key, Network)> = list::<Network>(look, None)
         .into_iter()
         .map(|n| (Key::of(&n), n))

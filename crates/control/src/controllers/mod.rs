@@ -2,10 +2,12 @@
 
 mod fabric;
 mod floating;
+mod group;
 mod nad;
 mod network;
 mod nic;
 mod node;
+mod promiscuous;
 mod vm;
 mod vpc;
 
@@ -16,6 +18,7 @@ use multihome_model::MGMT_FABRIC;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::events::Events;
+use crate::policy::{network_groups, peers_of};
 use crate::queue::{Next, Queue};
 use crate::world::vm_key;
 use crate::{Change, Key, World};
@@ -31,6 +34,7 @@ enum Work {
     Vpc(Key),
     Fabric(String),
     Floating(Key),
+    Group(Key),
     Vm(Key),
     Vmi(Key),
     /// A node that is gone, by name.
@@ -85,6 +89,7 @@ pub async fn run(client: Client, world: World) {
                 Work::Vpc(k) => vpc::reconcile(&ctx, k).await,
                 Work::Fabric(name) => fabric::reconcile(&ctx, name).await,
                 Work::Floating(k) => floating::reconcile(&ctx, k).await,
+                Work::Group(k) => group::reconcile(&ctx, k).await,
                 Work::Vm(k) => vm::reconcile_vm(&ctx, k).await,
                 Work::Vmi(k) => vm::reconcile_vmi(&ctx, k).await,
                 Work::NodeGone(name) => network::forget_node(&ctx, name).await,
@@ -106,6 +111,7 @@ fn enqueue_everything(ctx: &Context, queue: &Queue<Work>) {
     t.networks.keys().for_each(|k| queue.push(Work::Network(k.clone())));
     t.nics.keys().for_each(|k| queue.push(Work::Nic(k.clone())));
     t.floating.keys().for_each(|k| queue.push(Work::Floating(k.clone())));
+    t.groups.keys().for_each(|k| queue.push(Work::Group(k.clone())));
     t.vms.keys().for_each(|k| queue.push(Work::Vm(k.clone())));
     t.vmis.keys().for_each(|k| queue.push(Work::Vmi(k.clone())));
 }
@@ -120,6 +126,7 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
             let from = |f: &Key, spec: &str| Key::reference(spec, &f.namespace) == k;
             let floating = t.floating.iter().filter(|(f, o)| from(f, &o.spec.network));
             floating.for_each(|(f, _)| queue.push(Work::Floating(f.clone())));
+            t.networks.get(&k).into_iter().flat_map(|n| network_groups(n)).for_each(|g| queue.push(Work::Group(g)));
             match t.networks.get(&k) {
                 Some(n) => {
                     n.spec.vpc.iter().for_each(|v| enqueue_vpc(&t, queue, &Key::new(k.namespace.clone(), v.clone())))
@@ -129,8 +136,10 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
             drop(t);
             queue.push(Work::Network(k));
         }
-        Change::Nic { key, vms, networks } => {
+        Change::Nic { key, vms, networks, groups } => {
             let t = ctx.world.read();
+            let of_network = networks.iter().filter_map(|n| t.networks.get(n)).flat_map(|n| network_groups(n));
+            groups.into_iter().chain(of_network).for_each(|g| queue.push(Work::Group(g)));
             for vm in vms {
                 t.nics_of_vm(&vm).iter().for_each(|nic| queue.push(Work::Nic(Key::of(nic.as_ref()))));
                 queue.push(if t.vms.contains_key(&vm) { Work::Vm(vm) } else { Work::Vmi(vm) });
@@ -164,6 +173,13 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
             waiting.for_each(|(n, _)| queue.push(Work::Network(n.clone())));
         }
         Change::Floating(k) => queue.push(Work::Floating(k)),
+        Change::Group(k) => {
+            let t = ctx.world.read();
+            let named = t.groups.keys().filter(|g| peers_of(&t, g).contains(&k));
+            named.for_each(|g| queue.push(Work::Group(g.clone())));
+            drop(t);
+            queue.push(Work::Group(k));
+        }
         Change::Vm(k) => queue.push(Work::Vm(k)),
         Change::Vmi(k) => {
             let t = ctx.world.read();

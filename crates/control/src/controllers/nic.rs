@@ -15,7 +15,7 @@ use multihome_plan::address;
 use multihome_plan::primary::FAMILIES;
 use serde_json::json;
 
-use super::{Context, Failure, Outcome};
+use super::{Context, Failure, Outcome, promiscuous};
 use crate::queue::Next;
 use crate::vm::{self, VmNicView};
 use crate::world::{owner_of, vm_key};
@@ -61,6 +61,7 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
     };
     let (primary_for, node) = decide(ctx, &nic);
     let mtu = view.mtu.get();
+    let open = promiscuous::what_is_open(&view);
     let updated = status::update(&api, &key.name, Some(&nic), |o| {
         let s = o.status.get_or_insert_default();
         s.mac = holdings.mac.map(|m| m.to_string());
@@ -79,8 +80,16 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
         }
         let claimed = Condition::new(status::CLAIMED, true, "Claimed", "its MAC and addresses are its own");
         status::set_nic_condition(o, claimed);
+        match &open {
+            Some(text) => {
+                let open = Condition::new(status::PORT_SECURED, false, promiscuous::REASON, text.clone());
+                status::set_nic_condition(o, open);
+            }
+            None => status::clear_nic_condition(o, status::PORT_SECURED),
+        }
     })
     .await?;
+    promiscuous::tell(ctx, &nic, updated.as_ref(), open.as_deref()).await;
     if let Some(updated) = updated
         && nic.status.as_ref().and_then(|s| s.mac.as_ref()).is_none()
     {
