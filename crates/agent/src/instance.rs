@@ -21,7 +21,7 @@ use multihome_vmm::{NicAttachment, NicSpec, Vm};
 use serde_json::json;
 
 use crate::running::{Plugged, Running};
-use crate::{Agent, Error, Work, changes, dhcp, metadata, observe, seed, settle, spec};
+use crate::{Agent, Error, Work, changes, dhcp, metadata, observe, policies, seed, settle, spec};
 
 /// How long a guest may take to let go of a NIC before it is asked again.
 const UNPLUG: Duration = Duration::from_secs(5);
@@ -221,13 +221,16 @@ fn nics_of(agent: &Agent, key: &Key, vmi: &VirtualMachineInstance) -> (Vec<VmNic
 
 /// Gives a NIC its devices on the node.
 async fn plumb(agent: &Arc<Agent>, v: &VmNicView) -> Result<(), Error> {
-    let network = spec::node_network(&agent.world.read(), &v.network_key);
+    let (network, policed) = {
+        let t = agent.world.read();
+        (spec::node_network(&t, &v.network_key), policies::policed(&t, &v.nic))
+    };
     let Some(network) = network else {
         return Err(Error::Dataplane(format!("network {} is not ready", v.network_key)));
     };
     let all = agent.clone();
     let everything = move || spec::node_input(&all.world.read(), &all.config.node);
-    if agent.plumbing.attach(spec::node_nic(&v.nic), network, everything).await? {
+    if agent.plumbing.attach(spec::node_nic(&v.nic), network, policed, everything).await? {
         agent.queue.push(Work::Node);
     }
     Ok(())

@@ -18,6 +18,7 @@ mod networks;
 mod node;
 mod observe;
 mod plumbing;
+mod policies;
 mod probes;
 mod running;
 mod seed;
@@ -124,6 +125,8 @@ enum Work {
     Node,
     /// What other nodes carry of one network, and of the routing domain that it is in.
     Remotes(Key),
+    /// Who is in the groups that rules here name.
+    Members,
     /// One instance: its NICs, its process.
     Instance(Key),
 }
@@ -212,6 +215,7 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
     let mut again = tokio::time::interval(LOOK_AGAIN);
     let mut networks = Networks::default();
     let mut fabrics = Fabrics::default();
+    let mut groups = Groups::default();
     let mut nodes = Nodes::default();
     let feed = async {
         loop {
@@ -220,6 +224,8 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
                     Ok(Change::Network(key)) if !networks.differs(&agent, &key) => {}
                     // What nodes report of it concerns no plan.
                     Ok(Change::Fabric(name)) if !fabrics.differs(&agent, &name) => {}
+                    // How many NICs are in it does not.
+                    Ok(Change::Group(key)) if !groups.differs(&agent, &key) => {}
                     // Heartbeats do not, either.
                     Ok(Change::Node(name)) if !nodes.differs(&agent, &name) => {}
                     Ok(change) => enqueue(&agent, change),
@@ -237,6 +243,7 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
             match work {
                 Work::Node => plumbing::reconcile(&agent).await,
                 Work::Remotes(key) => plumbing::reconcile_remotes(&agent, &key).await,
+                Work::Members => policies::reconcile_members(&agent).await,
                 Work::Instance(key) => instance::reconcile(&agent, &key).await,
             }
         }
@@ -251,6 +258,7 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
         leases6::follow(&agent),
         guarded::follow(&agent),
         probes::follow(&agent),
+        policies::follow(&agent),
         warnings::follow(&agent)
     );
     Ok(())
@@ -314,6 +322,21 @@ impl Fabrics {
     }
 }
 
+/// The generation and uid of each security group that plans were made from.
+#[derive(Default)]
+struct Groups(HashMap<Key, (Option<i64>, Option<String>)>);
+
+impl Groups {
+    /// Whether a group is other than when this was last asked.
+    fn differs(&mut self, agent: &Agent, key: &Key) -> bool {
+        let now = agent.world.read().groups.get(key).map(|g| (g.metadata.generation, g.uid()));
+        match now {
+            Some(now) => self.0.insert(key.clone(), now.clone()) != Some(now),
+            None => self.0.remove(key).is_some(),
+        }
+    }
+}
+
 /// What plans depend on of each node: its labels, and where its tunnels end.
 #[derive(Default)]
 struct Nodes(HashMap<String, (BTreeMap<String, String>, Option<IpAddr>)>);
@@ -341,9 +364,13 @@ fn enqueue(agent: &Agent, change: Change) {
             // DHCP answers follow from networks, so that instances are concerned, too.
             everything(agent);
         }
-        Change::Nic { key, vms, networks } => {
+        Change::Nic { key, vms, networks, groups } => {
             vms.into_iter().for_each(|vm| agent.queue.push(Work::Instance(vm)));
             let t = agent.world.read();
+            let in_groups = |n: &Key| t.networks.get(n).is_some_and(|n| !n.spec.policies.is_empty());
+            if !groups.is_empty() || networks.iter().any(in_groups) {
+                agent.queue.push(Work::Members);
+            }
             let carrier = t.nics.get(&key).and_then(|n| n.status.as_ref()?.node.as_deref());
             if carrier.is_none() {
                 agent.queue.push(Work::Node);
@@ -354,6 +381,7 @@ fn enqueue(agent: &Agent, change: Change) {
         }
         Change::Vmi(key) => agent.queue.push(Work::Instance(key)),
         Change::Node(_) | Change::Floating(_) => agent.queue.push(Work::Node),
+        Change::Group(_) => agent.queue.push(Work::Node),
         Change::Claim(_) | Change::Vm(_) => {}
     }
 }

@@ -3,7 +3,7 @@
 //! What the node holds is observed at the start, after a failure and now and then, and kept in between, so that
 //! attaching one NIC costs the same however many there are.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use kube::Client;
 use multihome_control::Key;
 use multihome_control::queue::Next;
-use multihome_dataplane::kernel::{Config as KernelConfig, Kernel, Rogue};
+use multihome_dataplane::kernel::{Config as KernelConfig, Counted, Kernel, Rogue};
 use multihome_dataplane::{Engine, StepError};
 use multihome_dhcp::guard::server::Doorkeeper;
 use multihome_model::{IfName, NetworkType, PortSecurity};
@@ -20,10 +20,12 @@ use multihome_plan::node::{
     Domain, NodeInput, NodeNetwork, NodeNic, NodeState, Remotes, Security, Step, Uplink, UplinkKind, bridge_name,
     build, diff, remotes, simulate, tap_name,
 };
+use multihome_plan::policy::Members;
 use tokio::runtime::Handle;
 
 use crate::announce::announce;
 use crate::management::Management;
+use crate::policies::Policed;
 use crate::trial::Trials;
 use crate::{Agent, Config, Error, Work, dhcp, fabrics, guarded, networks, probes, settle, spec, trial};
 
@@ -195,6 +197,7 @@ impl Plumbing {
         &self,
         nic: NodeNic,
         network: NodeNetwork,
+        policed: Policed,
         everything: impl FnOnce() -> NodeInput + Send + 'static,
     ) -> Result<bool, Error> {
         let this = self.clone();
@@ -203,8 +206,13 @@ impl Plumbing {
             nic.addresses.extend(lock(&this.learnt).get(&nic.uid).into_iter().flatten());
             let mut inner = lock(&this.inner);
             // A plan with this NIC alone, on a network whose bridge stands as planned: only the NIC's own steps are left.
-            let alone =
-                build(&NodeInput { nics: vec![nic.clone()], networks: vec![network.clone()], ..Default::default() });
+            let alone = build(&NodeInput {
+                policies: policed.policy.map(|p| (nic.uid.clone(), p)).into_iter().collect(),
+                members: policed.members,
+                nics: vec![nic.clone()],
+                networks: vec![network.clone()],
+                ..Default::default()
+            });
             let bridge = bridge_name(&network);
             // A fabric's bridge depends on everything that rides on it, and a NIC that may use any address changes what its
             // network's tunnel does.
@@ -220,7 +228,7 @@ impl Plumbing {
                 let tap = tap_name(&nic.uid);
                 let failures = this.apply(&build(&this.with_learnt(everything)))?;
                 let own = failures.into_iter().filter(|f| match &f.step {
-                    Step::PutTap(name, _) | Step::PutPort(name, _) => *name == tap,
+                    Step::PutTap(name, _) | Step::PutPort(name, _) | Step::PutPolicy(name, _) => *name == tap,
                     Step::PutBridge(name, _) | Step::PutFabric(name, _) => *name == bridge,
                     _ => false,
                 });
@@ -230,9 +238,18 @@ impl Plumbing {
             let mine = NodeState {
                 taps: inner.state.taps.get(&tap).map(|t| (tap.clone(), t.clone())).into_iter().collect(),
                 ports: inner.state.ports.get(&tap).map(|p| (tap.clone(), p.clone())).into_iter().collect(),
+                policies: inner.state.policies.get(&tap).map(|p| (tap.clone(), p.clone())).into_iter().collect(),
+                // Groups that others name as well stay.
+                members: alone
+                    .members
+                    .keys()
+                    .filter_map(|g| inner.state.members.get_key_value(g))
+                    .map(|(g, m)| (g.clone(), m.clone()))
+                    .collect(),
                 ..Default::default()
             };
-            let wanted = NodeState { taps: alone.taps, ports: alone.ports, ..Default::default() };
+            let NodeState { taps, ports, policies, members, .. } = alone;
+            let wanted = NodeState { taps, ports, policies, members, ..Default::default() };
             let steps = diff(&mine, &wanted);
             told(this.run(&mut inner, &steps)).map(|()| false)
         })
@@ -302,6 +319,32 @@ impl Plumbing {
             told(this.run(&mut inner, &steps)).map(|()| true)
         })
         .await?
+    }
+
+    /// Whether rules of this node name groups.
+    pub(crate) fn names_groups(&self) -> bool {
+        !lock(&self.inner).state.members.is_empty()
+    }
+
+    /// Makes these the members of the groups that rules of this node name.
+    pub(crate) async fn apply_members(&self, members: Members) -> Result<(), Error> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut inner = lock(&this.inner);
+            let there = inner.state.members.clone();
+            let named = members.into_iter().filter(|(g, _)| there.contains_key(g)).collect::<Members>();
+            let there = there.into_iter().filter(|(g, _)| named.contains_key(g)).collect();
+            let with = |members: Members| NodeState { members, ..Default::default() };
+            told(this.run(&mut inner, &diff(&with(there), &with(named))))
+        })
+        .await?
+    }
+
+    /// What was counted at the NICs of this node that have policies.
+    pub(crate) async fn policy_counters(&self) -> Result<BTreeMap<IfName, Counted>, Error> {
+        let this = self.clone();
+        let found = tokio::task::spawn_blocking(move || lock(&this.inner).engine.policy_counters());
+        found.await?.map_err(|e| Error::Dataplane(e.to_string()))
     }
 
     /// A device as it is, and its speed in Mbit/s; `None` where there is none.

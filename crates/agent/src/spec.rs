@@ -77,7 +77,8 @@ fn assemble(t: &Tables, node: &str, (here, nics, floating): Carried, around: &BT
     let in_vpcs = around.iter().flat_map(|v| vpc::members(t, v)).map(|(k, _)| k.clone());
     let concerned: BTreeSet<Key> = here.iter().cloned().chain(in_vpcs).collect();
     let remote = concerned.iter().flat_map(|k| remote_nics(t, node, k)).collect();
-    NodeInput { node: fabric::facts(t, node), networks, nics, remote, floating, vpcs }
+    let (policies, members) = crate::policies::of_node(t, node);
+    NodeInput { node: fabric::facts(t, node), networks, nics, remote, floating, vpcs, policies, members }
 }
 
 /// The networks that next hops of policy routes are in, of the Vpcs of these networks.

@@ -54,6 +54,9 @@ pub enum Command {
     /// NICs
     #[command(subcommand)]
     Nic(NicCommand),
+    /// Security groups: what NICs may open, and what may be opened towards them
+    #[command(subcommand)]
+    Group(GroupCommand),
     /// Virtual machines
     #[command(subcommand)]
     Vm(VmCommand),
@@ -172,7 +175,7 @@ pub enum Format {
 /// `get`
 #[derive(Debug, Args)]
 pub struct Get {
-    /// Kinds, comma-separated: net, nic, vm, vmi, vpc, cn, claim, node, ns, events …
+    /// Kinds, comma-separated: net, nic, vm, vmi, vpc, sg, cn, claim, node, ns, events …
     pub kind: String,
     /// One object by name
     pub name: Option<String>,
@@ -261,6 +264,49 @@ pub struct NetworkCreate {
     /// Lease time in seconds
     #[arg(long)]
     pub lease: Option<u32>,
+    /// Security group of every NIC in it; may be given several times
+    #[arg(long = "policy", value_name = "GROUP")]
+    pub policies: Vec<String>,
+    /// What becomes of what others open towards its NICs where no rule decides
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub default_ingress: Option<ActionWish>,
+    /// What becomes of what its NICs open where no rule decides
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub default_egress: Option<ActionWish>,
+}
+
+/// What becomes of what no rule decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ActionWish {
+    /// It passes
+    Allow,
+    /// It is dropped
+    Deny,
+}
+
+/// `group …`
+#[derive(Debug, Subcommand)]
+pub enum GroupCommand {
+    /// List security groups
+    List(ListArgs),
+    /// Create a security group
+    Create(GroupCreate),
+    /// Remove a security group that nobody uses
+    Delete(NameArg),
+}
+
+/// `group create`
+#[derive(Debug, Args)]
+pub struct GroupCreate {
+    /// Its name
+    pub name: String,
+    /// What others may open: "[allow|deny] PROTOCOL [PORTS] [from PEERS]", such as "tcp 22,80 from 10.0.0.0/8,group:web"; may be
+    /// given several times, the first that matches decides
+    #[arg(long, value_name = "RULE")]
+    pub ingress: Vec<String>,
+    /// What its NICs may open: "[allow|deny] PROTOCOL [PORTS] [to PEERS]"; may be given several times
+    #[arg(long, value_name = "RULE")]
+    pub egress: Vec<String>,
 }
 
 /// How a list is printed.
@@ -296,6 +342,8 @@ pub enum NicCommand {
     SetPrimary(NameArg),
     /// Plug in or pull out the cable
     Link(NicLink),
+    /// Put a NIC into these security groups and no others; without any, into none
+    Policies(NicPolicies),
     /// Choose how the running guest learns of a changed default route, gateway, routes or MTU
     OnChange(NicOnChange),
     /// Remove a NIC, unplugging it first; its addresses become free
@@ -325,9 +373,21 @@ pub struct NicCreate {
     /// Let anything leave the port
     #[arg(long)]
     pub promiscuous: bool,
+    /// Security group that it is in; may be given several times
+    #[arg(long = "policy", value_name = "GROUP")]
+    pub policies: Vec<String>,
     /// Wait until the guest has its address, at most this many seconds
     #[arg(long, value_name = "SECONDS")]
     pub wait: Option<u64>,
+}
+
+/// `nic policies`
+#[derive(Debug, Args)]
+pub struct NicPolicies {
+    /// NIC
+    pub name: String,
+    /// Security groups, in the order in which their rules are asked
+    pub groups: Vec<String>,
 }
 
 /// `nic attach`

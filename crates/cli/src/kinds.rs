@@ -67,7 +67,7 @@ pub fn by_name(word: &str) -> Result<Kind, CliError> {
     let single = bare.strip_suffix("s").unwrap_or(bare);
     all().into_iter().find(|k| k.names.iter().any(|n| *n == lower || n == bare || n == single)).ok_or_else(|| {
         CliError::new(format!("there is no kind {word:?}"))
-            .hint("use one of net, nic, vm, vmi, vpc, cn, claim, net-attach-def, node, ns, events")
+            .hint("use one of net, nic, vm, vmi, vpc, sg, cn, claim, net-attach-def, node, ns, events")
     })
 }
 

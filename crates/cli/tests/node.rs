@@ -697,3 +697,56 @@ fn a_killed_server_leaks_nothing_and_hurts_nobody() {
     let (_, log) = node.guest_sh("a", "tail -n 3 /tmp/ping.log");
     assert!(log.contains(" 0% packet loss"), "a ping between two others lost packets: {log}");
 }
+
+#[test]
+fn what_may_be_opened_is_what_groups_say() {
+    let Some(mut node) = node("what_may_be_opened_is_what_groups_say") else { return };
+    node.apply(&(network("pol", "Management", 91, 600) + &vm("a", &["pol"]) + &vm("b", &["pol"])));
+    node.ready("a-pol");
+    node.ready("b-pol");
+    let (_, b) = address(&node, "b-pol");
+    let served = node.guest_sh("b", "mkdir -p /www; echo here > /www/x; httpd -p 80 -h /www; httpd -p 81 -h /www").0;
+    assert!(served, "the guest serves HTTP");
+    let fetch = |node: &Node, port: u16| {
+        let (ok, text) = node.guest_sh("a", &format!("timeout 3 wget -q -O - http://{}:{port}/x", bare(&b)));
+        ok && text.contains("here")
+    };
+    assert!(fetch(&node, 80) && fetch(&node, 81), "without policies everything passes");
+    node.cli(&["group", "create", "clients"]);
+    node.cli(&["group", "create", "web", "--ingress", "tcp 80 from group:clients"]);
+    node.cli(&["nic", "policies", "b-pol", "web"]);
+    eventually("who is in no group is refused", 30, || (!fetch(&node, 80)).then_some(()));
+    node.cli(&["nic", "policies", "a-pol", "clients"]);
+    eventually("a member is let in", 30, || fetch(&node, 80).then_some(()));
+    assert!(!fetch(&node, 81), "by the port that the rule names, and by no other");
+    let shown = eventually("the NIC says what was counted", 90, || {
+        let v = node.get("nic", "b-pol");
+        let at = |p: &str| v.pointer(p).and_then(|x| x.as_u64()).unwrap_or_default();
+        (at("/status/policies/rules/0/packets") > 0 && at("/status/policies/defaults/0/packets") > 0).then_some(v)
+    });
+    let status = &shown["status"]["policies"];
+    assert_eq!(status["groups"], serde_json::json!(["default/web"]));
+    assert_eq!(status["rules"][0]["rule"], "Allow tcp 80 from group clients");
+    assert_eq!(status["defaults"][0]["action"], "Deny");
+    assert_eq!(status["defaults"][1]["action"], "Allow");
+    let trace = node.cli(&["trace", "nic/b-pol"]);
+    assert!(trace.contains("Allow tcp 80 from group clients") && trace.contains("Deny the rest"), "{trace}");
+    let refused = node.try_cli(&["group", "delete", "web"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is used by NIC b-pol"), "{refused:?}");
+    // Without the agent, and with a new one, it goes on.
+    node.kill_server();
+    node.serve();
+    eventually("a member is let in, after a kill", 60, || fetch(&node, 80).then_some(()));
+    assert!(!fetch(&node, 81));
+    node.cli(&["nic", "policies", "b-pol"]);
+    eventually("without groups everything passes again", 30, || fetch(&node, 81).then_some(()));
+    eventually("and the NIC says nothing of policies", 60, || {
+        node.get("nic", "b-pol").pointer("/status/policies").is_none().then_some(())
+    });
+    node.cli(&["nic", "create", "loud", "--network", "pol", "--promiscuous"]);
+    let said = eventually("what a promiscuous NIC opens is said", 20, || {
+        let text = node.cli(&["describe", "nic", "loud"]);
+        text.contains("PortOpened").then_some(text)
+    });
+    assert!(said.contains("may send from any MAC address and any IP address on Network default/pol"), "{said}");
+}

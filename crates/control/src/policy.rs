@@ -295,7 +295,11 @@ mod tests {
         overlay(&mut t, "strict", "v", "10.2.0.0/24", json!({"defaultPolicy": {"egress": "Deny"}}));
         let mail = json!({"action": "Deny", "protocol": "TCP", "ports": ["25"]});
         group(&mut t, "no-mail", json!({"egress": [mail]}));
-        group(&mut t, "web", json!({"ingress": [{"protocol": "TCP", "ports": ["80"]}, {"protocol": "TCP", "ports": ["80"], "description": "again"}]}));
+        group(
+            &mut t,
+            "web",
+            json!({"ingress": [{"protocol": "TCP", "ports": ["80"]}, {"protocol": "TCP", "ports": ["80"], "description": "again"}]}),
+        );
         let plain = nic(&mut t, "plain", "lan", &[], "10.1.0.2/24");
         let web = nic(&mut t, "web", "lan", &["web", "no-mail"], "10.1.0.3/24");
         let strict = nic(&mut t, "strict", "strict", &[], "10.2.0.2/24");
@@ -318,12 +322,18 @@ mod tests {
     #[test]
     fn members_are_those_that_can_be_met() {
         let mut t = Tables::default();
-        for (vpc, peers) in [("a", json!([{"vpc": "b"}])), ("b", json!([{"vpc": "a", "networks": ["b1"]}])), ("c", json!([]))] {
+        for (vpc, peers) in
+            [("a", json!([{"vpc": "b"}])), ("b", json!([{"vpc": "a", "networks": ["b1"]}])), ("c", json!([]))]
+        {
             t.put_vpc(object::<Vpc>("Vpc", vpc, json!({"peers": peers})));
         }
-        for (name, vpc, cidr) in
-            [("a1", "a", "10.1.0.0/24"), ("a2", "a", "10.2.0.0/24"), ("b1", "b", "10.3.0.0/24"), ("b2", "b", "10.4.0.0/24"), ("c1", "c", "10.1.0.0/24")]
-        {
+        for (name, vpc, cidr) in [
+            ("a1", "a", "10.1.0.0/24"),
+            ("a2", "a", "10.2.0.0/24"),
+            ("b1", "b", "10.3.0.0/24"),
+            ("b2", "b", "10.4.0.0/24"),
+            ("c1", "c", "10.1.0.0/24"),
+        ] {
             overlay(&mut t, name, vpc, cidr, json!({}));
         }
         group(&mut t, "db", json!({"ingress": [{"peers": [{"group": "app"}]}]}));

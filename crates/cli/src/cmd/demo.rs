@@ -100,6 +100,7 @@ async fn plug(
 ) -> Result<(), CliError> {
     let plugged = Instant::now();
     let create = NicCreate {
+        policies: vec![],
         name: None,
         network: network.into(),
         vm: Some(VM.into()),

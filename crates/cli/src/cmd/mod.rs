@@ -9,6 +9,7 @@ mod diff;
 mod docs;
 mod doctor;
 mod get;
+mod group;
 mod guest;
 mod image;
 mod machine;
@@ -95,6 +96,7 @@ pub async fn run_with(command: &Command, ctx: &Context, out: &mut Output) -> Cli
         Command::Delete(args) => delete::run(ctx, args, out).await,
         Command::Network(c) => network::run(ctx, c, out).await,
         Command::Nic(c) => nic::run(ctx, c, out).await,
+        Command::Group(c) => group::run(ctx, c, out).await,
         Command::Vm(c) => vm::run(ctx, c, out).await,
         Command::Guest(GuestCommand::Config(args)) => guest::run(ctx, args, out).await,
         Command::Doctor(args) => doctor::run(ctx, args, out).await,

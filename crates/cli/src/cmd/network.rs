@@ -2,10 +2,12 @@
 
 use kube::Api;
 use kube::api::PostParams;
-use multihome_model::{IpFamilySpec, Network, NetworkSpec, NetworkType, TrunkRange, VlanSpec};
+use multihome_model::{
+    DefaultPolicy, IpFamilySpec, Network, NetworkSpec, NetworkType, RuleAction, TrunkRange, VlanSpec,
+};
 
 use super::{Context, delete, get};
-use crate::args::{NetworkCommand, NetworkCreate};
+use crate::args::{ActionWish, NetworkCommand, NetworkCreate};
 use crate::kinds::by_name;
 use crate::{CliError, CliResult, Output};
 
@@ -42,6 +44,16 @@ fn vlan(args: &NetworkCreate) -> Result<Option<VlanSpec>, CliError> {
     let trunk = args.trunk.iter().map(range).collect::<Result<Vec<_>, _>>()?;
     let said = args.vlan.is_some() || !trunk.is_empty();
     Ok(said.then(|| VlanSpec { id: args.vlan, trunk, ..Default::default() }))
+}
+
+/// What is said of what no rule decides, if anything.
+fn default_policy(args: &NetworkCreate) -> Option<DefaultPolicy> {
+    let action = |wish: Option<ActionWish>| match wish {
+        Some(ActionWish::Deny) => RuleAction::Deny,
+        Some(ActionWish::Allow) | None => RuleAction::Allow,
+    };
+    let said = args.default_ingress.is_some() || args.default_egress.is_some();
+    said.then(|| DefaultPolicy { ingress: action(args.default_ingress), egress: action(args.default_egress) })
 }
 
 async fn create(ctx: &Context, args: &NetworkCreate, out: &mut Output) -> CliResult {
@@ -81,6 +93,8 @@ async fn create(ctx: &Context, args: &NetworkCreate, out: &mut Output) -> CliRes
         ipv4,
         ipv6,
         mtu: args.mtu,
+        policies: args.policies.clone(),
+        default_policy: default_policy(args),
         ..Default::default()
     };
     let api: Api<Network> = Api::namespaced(ctx.client.clone(), &ctx.namespace);

@@ -47,6 +47,11 @@ pub(super) async fn run(ctx: &Context, command: &NicCommand, out: &mut Output) -
             change(ctx, &args.name, json!({"linkState": state})).await?;
             out.line(format!("networkinterface.multihome.io/{} link {word}", args.name));
         }
+        NicCommand::Policies(args) => {
+            change(ctx, &args.name, json!({"policies": args.groups})).await?;
+            let groups = if args.groups.is_empty() { "no groups".into() } else { args.groups.join(", ") };
+            out.line(format!("networkinterface.multihome.io/{} in {groups}", args.name));
+        }
         NicCommand::OnChange(args) => {
             let (how, text) = match args.how {
                 ChangeWish::Renew => (OnChange::Renew, "tells its guest of changes at renewals"),
@@ -113,6 +118,7 @@ async fn create(ctx: &Context, args: &NicCreate, out: &mut Output) -> CliResult 
         ipv4,
         ipv6,
         port_security: args.promiscuous.then_some(PortSecurity::Promiscuous),
+        policies: args.policies.clone(),
         ..Default::default()
     };
     let started = std::time::Instant::now();

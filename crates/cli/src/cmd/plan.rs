@@ -9,15 +9,15 @@ use kube::api::ObjectMeta;
 use multihome_control::admission::{Lookup, Refusal, Request, Rules, Verb};
 use multihome_control::vm::{self, manifest_nics, nic_name, pod_network};
 use multihome_control::world::Tables;
-use multihome_control::{Key, fabric};
+use multihome_control::{Key, fabric, policy};
 use multihome_model::kubevirt::NetworkSource;
 use multihome_model::kubevirt::VirtualMachine;
 use multihome_model::{
-    ANNOTATION_PRIMARY, Family, MacAddr, NetworkInterface, NetworkInterfaceSpec, NetworkInterfaceStatus,
+    ANNOTATION_PRIMARY, Direction, Family, MacAddr, NetworkInterface, NetworkInterfaceSpec, NetworkInterfaceStatus,
     NicAddressStatus, Vni,
 };
 use multihome_plan::node::{NodeInput, NodeNetwork, NodeNic, NodeState, UplinkKind, Via, build, diff};
-use multihome_plan::policy::Rules;
+use multihome_plan::policy::Rules as PolicyRules;
 use multihome_plan::primary::FAMILIES;
 use multihome_plan::{address, route};
 use serde_json::{Value, json};
@@ -225,7 +225,34 @@ impl Planned {
                 tx_queue_length: nic.spec.tx_queue_length,
             });
         }
+        let nics = || self.tables.nics.values().filter(|n| n.spec.vm().is_some());
+        let enforced = |n: &Arc<NetworkInterface>| Some((n.uid()?, policy::enforced(&self.tables, n)?.policy));
+        input.policies = nics().filter_map(enforced).collect();
+        input.members = policy::members(&self.tables, nics().map(|n| &**n));
         diff(&NodeState::default(), &build(&input))
+    }
+
+    /// What is enforced at NICs, where anything is.
+    fn policies(&self, views: &[vm::VmNicView]) -> Vec<String> {
+        let mut rows = vec![];
+        for view in views {
+            let Some(e) = policy::enforced(&self.tables, &view.nic) else { continue };
+            let name = view.nic.name_any();
+            for direction in Direction::ALL {
+                let of = e.sources.iter().filter(|s| s.direction == direction);
+                rows.extend(
+                    of.map(|s| [&name, direction.as_str(), &s.text, &s.group.to_string()].map(str::to_owned).to_vec()),
+                );
+                let (_, action, because) = &e.defaults[usize::from(direction == Direction::Egress)];
+                let rest = format!("{action:?} the rest: {because}");
+                rows.push([&name, direction.as_str(), &rest, ""].map(str::to_owned).to_vec());
+            }
+        }
+        if rows.is_empty() {
+            return vec![];
+        }
+        let shown = table(&cells(["NIC", "DIRECTION", "RULE", "GROUP"]), &rows);
+        std::iter::once(String::new()).chain(shown.into_iter().map(|l| format!("  {l}"))).collect()
     }
 
     fn text(&self, node: Option<&str>) -> Vec<String> {
@@ -255,6 +282,7 @@ impl Planned {
                 }
             }
             lines.extend(table(&header, &rows).into_iter().map(|l| format!("  {l}")));
+            lines.extend(self.policies(&views));
         }
         if let Some(node) = node {
             lines.push(String::new());
@@ -266,13 +294,14 @@ impl Planned {
 }
 
 /// The kinds that plans depend on.
-pub(super) const KINDS: [&str; 8] = [
+pub(super) const KINDS: [&str; 9] = [
     "Network",
     "ClusterNetwork",
     "Node",
     "Vpc",
     "NetworkInterface",
     "FloatingIP",
+    "SecurityGroup",
     "VirtualMachine",
     "VirtualMachineInstance",
 ];
@@ -286,6 +315,7 @@ pub(super) fn put_object(tables: &mut Tables, kind: &str, v: Value) -> Result<()
         "Vpc" => tables.put_vpc(serde_json::from_value(v)?),
         "NetworkInterface" => tables.put_nic(serde_json::from_value(v)?),
         "FloatingIP" => tables.put_floating(serde_json::from_value(v)?),
+        "SecurityGroup" => tables.put_group(serde_json::from_value(v)?),
         "VirtualMachine" => tables.put_vm(serde_json::from_value(v)?),
         "VirtualMachineInstance" => tables.put_vmi(serde_json::from_value(v)?),
         _ => {}
@@ -344,7 +374,7 @@ pub(super) fn describe(step: &multihome_plan::node::Step) -> String {
         Step::PutMembers(group, members) => format!("group {group}: {} addresses", members.len()),
         Step::DeleteMembers(group) => format!("forget group {group}"),
         Step::PutPolicy(n, p) => {
-            let rules = |r: &Rules| format!("{} rules, then {:?}", r.rules.len(), r.otherwise);
+            let rules = |r: &PolicyRules| format!("{} rules, then {:?}", r.rules.len(), r.otherwise);
             format!("{n}: towards it {}; from it {}", rules(&p.ingress), rules(&p.egress))
         }
         Step::DeletePolicy(n) => format!("{n}: everything may be opened"),

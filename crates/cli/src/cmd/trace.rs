@@ -2,7 +2,7 @@
 
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
-use multihome_model::NetworkInterface;
+use multihome_model::{NetworkInterface, PolicyStatus};
 use serde_json::Value;
 
 use super::describe::text;
@@ -107,8 +107,26 @@ pub(super) async fn run(ctx: &Context, args: &Trace, out: &mut Output) -> CliRes
             ]
         })
         .collect();
+    if let Some(p) = &status.policies {
+        policies(p, out);
+        out.line("");
+    }
     out.table(&crate::output::cells(["CONDITION", "STATUS", "SINCE", "REASON", "MESSAGE"]), &rows);
     Ok(0)
+}
+
+/// What is enforced at the NIC, in the order in which it is asked.
+fn policies(p: &PolicyStatus, out: &mut Output) {
+    let mut rows = vec![];
+    for d in &p.defaults {
+        let of = p.rules.iter().filter(|r| r.direction == d.direction);
+        let row = |rule: String, from: String, packets: u64| {
+            vec![d.direction.as_str().to_owned(), rule, from, packets.to_string()]
+        };
+        rows.extend(of.map(|r| row(r.rule.clone(), r.group.clone(), r.packets)));
+        rows.push(row(format!("{:?} the rest", d.action), d.because.clone(), d.packets));
+    }
+    out.table(&crate::output::cells(["DIRECTION", "RULE", "FROM", "PACKETS"]), &rows);
 }
 
 fn owner(nic: &NetworkInterface) -> String {

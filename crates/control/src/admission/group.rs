@@ -10,7 +10,11 @@ use crate::policy::{network_groups, own_groups};
 
 pub(super) fn validate(req: &Request<'_>, look: &dyn Lookup) -> Verdict {
     if req.verb == Verb::Delete {
-        return refuse_users(&users(look, &Key::new(req.namespace, req.name)), &format!("SecurityGroup {:?}", req.name), "");
+        return refuse_users(
+            &users(look, &Key::new(req.namespace, req.name)),
+            &format!("SecurityGroup {:?}", req.name),
+            "",
+        );
     }
     let Some(new) = req.new else { return Ok(()) };
     let group: SecurityGroup = parse(new)?;
@@ -117,13 +121,15 @@ mod tests {
         shelf.put("networks", "lan", &lan).unwrap();
         shelf.put("networkinterfaces", "a", &json!({"network": "lan", "policies": ["ns/web"]})).unwrap();
         let nic = json!({"network": "lan", "policies": ["other/web"]});
-        assert!(shelf.put("networkinterfaces", "b", &nic).unwrap_err().contains("SecurityGroup other/web does not exist"));
-        let refused = |name: &str| shelf.judge(Verb::Delete, "securitygroups", name, &Value::Null).unwrap_err();
-        assert_eq!(
-            refused("web"),
-            "SecurityGroup \"web\" is used by Network lan, NIC a: delete or change them first"
+        assert!(
+            shelf.put("networkinterfaces", "b", &nic).unwrap_err().contains("SecurityGroup other/web does not exist")
         );
-        assert_eq!(refused("later"), "SecurityGroup \"later\" is used by SecurityGroup web: delete or change them first");
+        let refused = |name: &str| shelf.judge(Verb::Delete, "securitygroups", name, &Value::Null).unwrap_err();
+        assert_eq!(refused("web"), "SecurityGroup \"web\" is used by Network lan, NIC a: delete or change them first");
+        assert_eq!(
+            refused("later"),
+            "SecurityGroup \"later\" is used by SecurityGroup web: delete or change them first"
+        );
         // What was named when it was there may be kept.
         shelf.0.remove(&("securitygroups".into(), "ns/web".into()));
         let again = json!({"network": "lan", "policies": ["ns/web"], "linkState": "Down"});

@@ -20,7 +20,8 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
     let ready = match check_group(&key.name, &known.spec) {
         Err(v) => Condition::new(status::READY, false, "Invalid", v.to_string()),
         Ok(_) if !missing.is_empty() => {
-            let text = format!("SecurityGroup {} does not exist, so that nobody is in it: create it", missing.join(", "));
+            let text =
+                format!("SecurityGroup {} does not exist, so that nobody is in it: create it", missing.join(", "));
             Condition::new(status::READY, false, "GroupMissing", text)
         }
         Ok(_) => Condition::new(status::READY, true, "Ready", "its rules are enforced at every NIC that is in it"),

@@ -61,9 +61,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn said(network: &Value, security: &str) -> Option<String> {
-        let object = |kind: &str, name: &str, spec: &Value| {
-            json!({"apiVersion": "multihome.io/v1alpha1", "kind": kind, "metadata": {"name": name, "namespace": "ns", "uid": name}, "spec": spec})
-        };
+        let object = |kind: &str, name: &str, spec: &Value| json!({"apiVersion": "multihome.io/v1alpha1", "kind": kind, "metadata": {"name": name, "namespace": "ns", "uid": name}, "spec": spec});
         let mut t = Tables::default();
         t.put_network(serde_json::from_value(object("Network", "lan", network)).unwrap());
         let spec = json!({"network": "lan", "portSecurity": security});
