@@ -57,6 +57,9 @@ const VXLAN_ID: u16 = 1;
 const VXLAN_LINK: u16 = 3;
 const VXLAN_LOCAL: u16 = 4;
 const VXLAN_TTL: u16 = 5;
+const BR_FDB_MAX_LEARNED: u16 = 49;
+/// How many addresses a bridge learns. Those of NICs are told to it, and are not among them.
+const MOST_LEARNED: u32 = 16_384;
 const VXLAN_LEARNING: u16 = 7;
 const VXLAN_PORT: u16 = 15;
 const VXLAN_LOCAL6: u16 = 17;
@@ -64,7 +67,8 @@ const VXLAN_LOCAL6: u16 = 17;
 /// What a new link is.
 #[derive(Debug, Clone)]
 pub enum LinkKind<'a> {
-    /// A bridge without spanning tree, forward delay and multicast snooping.
+    /// A bridge without spanning tree, forward delay and multicast snooping. It learns at most 16,384 addresses, on kernels from 6.7
+    /// on; others know no such limit, and take no notice of it.
     Bridge {
         /// How long a learned address lives, in hundredths of a second (the kernel's default: 30000).
         ageing: u32,
@@ -462,6 +466,7 @@ fn kind_data(m: &mut Msg, kind: &LinkKind<'_>) {
             m.u32(BR_FORWARD_DELAY, 0);
             m.u32(BR_AGEING, *ageing);
             m.u8(BR_MCAST_SNOOPING, 0);
+            m.u32(BR_FDB_MAX_LEARNED, MOST_LEARNED);
             if *vlan_filtering {
                 m.u8(BR_VLAN_FILTERING, 1);
                 m.u16(BR_VLAN_DEFAULT_PVID, 0);

@@ -28,7 +28,7 @@ pub struct FdbEntry {
     pub remote: Option<IpAddr>,
     /// The entry is the device's own (`self`) and not its bridge's (`master`).
     pub own: bool,
-    /// It was set and does not age.
+    /// It was set, and neither ages nor moves to another port that sends from the address.
     pub permanent: bool,
 }
 
@@ -146,7 +146,7 @@ impl Rtnl {
                 mac: msg::find(attributes, NDA_LLADDR)?.try_into().ok()?,
                 remote: msg::find(attributes, NDA_DST).and_then(read_ip),
                 own: flags & NTF_SELF != 0 && msg::find(attributes, NDA_MASTER).is_none(),
-                permanent: state & (NUD_PERMANENT | NUD_NOARP) != 0,
+                permanent: state & NUD_PERMANENT != 0 || state & NUD_NOARP != 0 && flags & (NTF_SELF | NTF_STICKY) != 0,
             })
         })
     }

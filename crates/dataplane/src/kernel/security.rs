@@ -28,6 +28,8 @@ const GUARDED6: &str = "nic_guarded6";
 const PROMISCUOUS: &str = "nic_promiscuous";
 const TRUNKS: &str = "nic_trunks";
 const DROPPED: &str = "nic_dropped";
+/// As whom a NIC asks DHCP servers. The newest set, by which a table of this version is known.
+const CLIENTS: &str = "nic_clients";
 const ROGUES: [(Rogue, &str); 3] =
     [(Rogue::Dhcp4, "rogue_dhcp4"), (Rogue::Dhcp6, "rogue_dhcp6"), (Rogue::Router, "rogue_router")];
 
@@ -47,8 +49,7 @@ pub(super) const UNTAGGED: &str = "uplinks_untagged";
 pub(super) const TAGGED: &str = "uplinks_tagged";
 /// The VLANs that stand for frames without a tag inside a fabric's bridge, by its uplink.
 pub(super) const INNER_TAGS: &str = "inner_tags";
-/// The addresses that each VXLAN uplink asks nobody for, because every node has them. The newest sets, by which a table of this
-/// version is known.
+/// The addresses that each VXLAN uplink asks nobody for, because every node has them.
 pub(super) const OWN: [&str; 2] = ["tunnel_own4", "tunnel_own6"];
 
 /// `nic_targets` holds what `nic_ip6` does: the target address of neighbour discovery (RFC 4861,
@@ -57,6 +58,10 @@ pub(super) const OWN: [&str; 2] = ["tunnel_own4", "tunnel_own6"];
 ///
 /// What a guest sends to the metadata service (set `metadata`) is answered at its port, and goes no further: no other guest, no
 /// gateway and no uplink sees it, whichever MAC it is sent to. Neighbour solicitations are told by their target.
+///
+/// Whom a DHCP server gives an address to is said in the request (`chaddr`, at offset 28 of it, RFC 2131 section 2, and so 36 of the
+/// datagram): a NIC asks for itself alone, and not so often that it uses up the addresses of a server that
+/// is not ours (set `asks_dhcp`). Requests to ours go no further than its port.
 ///
 /// A gateway of ours has the same addresses on every node, and each answers on its own: what one asks or answers stays there.
 ///
@@ -85,6 +90,8 @@ table bridge multihome {
     set nic_promiscuous { type ifname; }
     set nic_trunks { type ifname; }
     set nic_dropped { type ifname; counter; }
+    set nic_clients { typeof iifname . @th,288,48; }
+    set asks_dhcp { type ifname; size 65535; flags dynamic,timeout; timeout 10m; }
     set rogue_dhcp4 { type ifname; size 65535; flags dynamic,timeout; timeout 10m; }
     set rogue_dhcp6 { type ifname; size 65535; flags dynamic,timeout; timeout 10m; }
     set rogue_router { type ifname; size 65535; flags dynamic,timeout; timeout 10m; }
@@ -110,10 +117,19 @@ table bridge multihome {
         iifname . arp saddr ip @nic_ip4 accept
         goto refuse
     }
+    chain asks4 {
+        iifname . @th,288,48 @nic_clients jump asks_itself
+        goto refuse
+    }
+    chain asks_itself {
+        update @asks_dhcp { iifname limit rate over 30/minute burst 60 packets } goto refuse
+        ip saddr 0.0.0.0 udp sport 68 accept
+        iifname . ip saddr @nic_ip4 accept
+    }
     chain from_ip4 {
         udp sport 67 update @rogue_dhcp4 { iifname } goto refuse
         udp dport 68 update @rogue_dhcp4 { iifname } goto refuse
-        ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept
+        udp dport 67 goto asks4
         iifname . ip saddr @nic_ip4 accept
         goto refuse
     }
@@ -122,6 +138,7 @@ table bridge multihome {
         icmpv6 type nd-redirect goto refuse
         udp sport 547 update @rogue_dhcp6 { iifname } goto refuse
         udp dport 546 update @rogue_dhcp6 { iifname } goto refuse
+        udp dport 547 update @asks_dhcp { iifname limit rate over 30/minute burst 60 packets } goto refuse
         icmpv6 type nd-neighbor-advert iifname . @th,64,128 != @nic_targets goto refuse
         ip6 saddr :: icmpv6 type nd-neighbor-solicit iifname . @th,64,128 @nic_targets accept
         ip6 saddr :: icmpv6 type { nd-router-solicit, mld-listener-report, mld2-listener-report } accept
@@ -213,6 +230,9 @@ fn facts(name: &IfName, port: &Port) -> BTreeSet<(&'static str, Data)> {
         Security::Strict { mac, ipv4, ipv6 } => {
             facts.insert((DROPPED, key()));
             facts.insert((MACS, key().mac(mac.0)));
+            if port.dhcp4 != Service::Served {
+                facts.insert((CLIENTS, key().mac(mac.0)));
+            }
             facts.extend(ipv4.iter().map(|a| (IP4, key().ip((*a).into()))));
             for a in ipv6 {
                 facts.insert((IP6, key().ip((*a).into())));
@@ -245,7 +265,7 @@ impl Kernel {
         self.require(Capability::BridgeNftables, || "port security".into())?;
         if !self.nft.has_table(Family::Bridge, TABLE)? {
             load_in(&self.config.host, RULES)?;
-        } else if self.nft.elements(Family::Bridge, TABLE, OWN[0]).unless_missing()?.is_none() {
+        } else if self.nft.elements(Family::Bridge, TABLE, CLIENTS).unless_missing()?.is_none() {
             // Of an earlier version: replaced in one transaction. Its facts are put back by the next plan; until then
             // nothing leaves a tap.
             load_in(&self.config.host, &format!("delete table bridge {TABLE}\n{RULES}"))?;

@@ -79,6 +79,19 @@ pub fn udp(from: u16, to: u16) -> Vec<u8> {
     p
 }
 
+/// A DHCPDISCOVER for a client of this hardware address (RFC 2131 section 2), as UDP.
+pub fn discover(client: [u8; 6]) -> Vec<u8> {
+    let mut message = vec![1, 1, 6, 0];
+    message.resize(28, 0);
+    message.extend(client);
+    message.resize(236, 0);
+    message.extend([99, 130, 83, 99, 53, 1, 1, 255]);
+    let length = 8 + message.len() as u16;
+    let mut p = [68u16, 67, length, 0].map(u16::to_be_bytes).concat();
+    p.extend(message);
+    p
+}
+
 pub fn echo(kind: u8, id: u16) -> Vec<u8> {
     let mut p = vec![kind, 0, 0, 0];
     p.extend(id.to_be_bytes());

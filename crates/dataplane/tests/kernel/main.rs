@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod guest;
+mod harm;
 mod overlay;
 mod policy;
 mod router;
@@ -331,7 +332,10 @@ fn a_guest_that_lies_is_silent() {
         ("claiming another's address", ethernet(multi, a.mac, 0x86dd, &icmp6(any6, all6, 135, b6))),
         ("a VLAN tag", ethernet(b.mac, a.mac, 0x8100, &[0, 5, 8, 0, 0x45, 0])),
         ("some other protocol", ethernet(b.mac, a.mac, 0x88cc, &[1; 46])),
-        ("a request to our own DHCP server", ethernet(BROADCAST, a.mac, 0x0800, &ipv4(zero, all, 17, &udp(68, 67)))),
+        (
+            "a request to our own DHCP server",
+            ethernet(BROADCAST, a.mac, 0x0800, &ipv4(zero, all, 17, &discover(a.mac))),
+        ),
     ];
     let tap = name(names::TAP, "nic1.10");
     let spy = engine.packet_socket(&tap, &filter::dhcp4_requests()).unwrap();
