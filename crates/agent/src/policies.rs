@@ -107,7 +107,7 @@ async fn tell(
     let wanted = enforced.map(|e| shown(e, counted.get(&tap_name(&uid)).unwrap_or(&none)));
     let had = nic.status.as_ref().and_then(|s| s.policies.as_ref());
     let same_rules = had.map(without_counts) == wanted.as_ref().map(without_counts);
-    let condition = enforced.map(|e| condition(e));
+    let condition = enforced.map(condition);
     if same_rules && (had == wanted.as_ref() || told.get(&uid).is_some_and(|at| at.elapsed() < QUIET)) {
         return Ok(());
     }

@@ -221,7 +221,7 @@ pub enum NetworkCommand {
     /// List networks
     List(ListArgs),
     /// Create a network
-    Create(NetworkCreate),
+    Create(Box<NetworkCreate>),
     /// Remove a network that no NIC uses
     Delete(NameArg),
 }

@@ -127,6 +127,48 @@ async fn the_life_of_networks_and_nics() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_life_of_groups() {
+    let s = Server::start().await;
+    s.apply(include_str!("../../../examples/security-groups.yaml")).await;
+    s.until("multihome get sg no-mail -o yaml", "nics: 2").await;
+    let mut text = String::new();
+    for line in [
+        "group create admins",
+        "group create ssh --ingress \"tcp 22 from 10.50.0.0/16,group:admins\" --egress \"deny udp 53 to 10.0.0.0/8\"",
+        "group create wrong --ingress \"tcp 22 of me\"",
+        "group create wrong --ingress \"http 80\"",
+        "nic policies web-shop front ssh",
+        "nic policies web-shop nowhere",
+        "nic create loud --network shop --promiscuous --policy ssh",
+        "network create strict --cidr 10.61.0.0/24 --policy no-mail --default-egress deny",
+        "network create trunk --type vlantrunk --trunk 100 --policy no-mail",
+        "group delete front",
+        "delete sg ssh",
+    ] {
+        text += &format!("$ multihome {line}\n{}\n", s.run(&format!("multihome {line}")).await);
+    }
+    snapshot!("groups", text);
+    s.until("multihome get sg ssh -o yaml", "nics: 2").await;
+    s.until("multihome get sg no-mail -o yaml", "nics: 3").await;
+    for group in ["admins", "database", "front"] {
+        s.until(&format!("multihome get sg {group} -o yaml"), "type: Ready").await;
+    }
+    snapshot!("group-list", s.run("multihome group list").await);
+    s.until("multihome get nic loud -o yaml", "type: PortSecured").await;
+    s.until("multihome describe nic loud", "PortOpened").await;
+    // A group whose peer is missing says so, and is ready once that is there.
+    s.run("multihome group create later --ingress \"any from group:sooner\"").await;
+    s.until("multihome get sg later -o yaml", "SecurityGroup default/sooner does not exist, so that nobody is in it")
+        .await;
+    s.run("multihome group create sooner").await;
+    s.until("multihome get sg later -o yaml", "its rules are enforced at every NIC that is in it").await;
+    s.run("multihome nic policies loud").await;
+    s.run("multihome nic policies web-shop front").await;
+    s.until("multihome get sg ssh -o yaml", "nics: 0").await;
+    snapshot!("group-delete", s.run("multihome group delete ssh").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused() {
     let s = Server::start().await;
     s.apply(&networks()).await;
@@ -326,6 +368,8 @@ fn guest_config_without_a_server() {
 #[test]
 fn plan_without_a_server() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/three-networks.yaml");
+    let groups = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/security-groups.yaml");
+    snapshot!("plan-policies", offline(&format!("multihome plan -f {groups} --node node1")));
     let lines = [format!("multihome plan -f {path} --node node1"), format!("multihome plan -f {path} -o json")];
     let text = lines.map(|l| offline(&l)).concat();
     insta::with_settings!({prepend_module_to_snapshot => false}, { insta::assert_snapshot!("plan", text) });

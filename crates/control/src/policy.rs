@@ -1,6 +1,7 @@
 //! Security groups: which of them a NIC is in, what that makes of what it opens and what is opened towards it, and who their
 //! members are as they are met from one place.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -120,7 +121,7 @@ fn otherwise(
         return (RuleAction::Deny, format!("SecurityGroup {key} allows something, and so nothing else"));
     }
     let action = default.of(direction);
-    (action, format!("Network {network} says so"))
+    (action, format!("the default of Network {network}"))
 }
 
 fn rules_of(
@@ -223,9 +224,9 @@ pub fn members<'a>(t: &Tables, nics: impl Iterator<Item = &'a NetworkInterface>)
         for group in groups_of(t, nic) {
             for peer in peers_of(t, &group) {
                 let name = peer_name(t, &peer, &place);
-                if !out.contains_key(&name) {
+                if let Entry::Vacant(unknown) = out.entry(name) {
                     let met = around.get_or_insert_with(|| met(t, &key, &network));
-                    out.insert(name, met_members(t, &peer, met));
+                    unknown.insert(met_members(t, &peer, met));
                 }
             }
         }

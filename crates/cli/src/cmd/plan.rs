@@ -374,7 +374,10 @@ pub(super) fn describe(step: &multihome_plan::node::Step) -> String {
         Step::PutMembers(group, members) => format!("group {group}: {} addresses", members.len()),
         Step::DeleteMembers(group) => format!("forget group {group}"),
         Step::PutPolicy(n, p) => {
-            let rules = |r: &PolicyRules| format!("{} rules, then {:?}", r.rules.len(), r.otherwise);
+            let rules = |r: &PolicyRules| match r.rules.len() {
+                1 => format!("1 rule, then {:?}", r.otherwise),
+                n => format!("{n} rules, then {:?}", r.otherwise),
+            };
             format!("{n}: towards it {}; from it {}", rules(&p.ingress), rules(&p.egress))
         }
         Step::DeletePolicy(n) => format!("{n}: everything may be opened"),

@@ -25,6 +25,17 @@ impl Write for Shared {
 }
 
 /// The embedded API with its controllers and no node.
+/// The words of a line, as a shell takes them: what stands between double quotes is one.
+pub fn words(line: &str) -> Vec<String> {
+    let parts = line.split('"').enumerate();
+    parts
+        .flat_map(|(i, part)| match i % 2 {
+            0 => part.split_whitespace().map(str::to_owned).collect(),
+            _ => vec![part.to_owned()],
+        })
+        .collect()
+}
+
 pub struct Server {
     /// What commands run with.
     pub ctx: Context,
@@ -46,7 +57,7 @@ impl Server {
 
     /// Runs a command line; everything that it wrote, data first, and its error.
     pub async fn run(&self, line: &str) -> String {
-        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap_or_else(|e| panic!("{line}: {e}"));
+        let cli = Cli::try_parse_from(words(line)).unwrap_or_else(|e| panic!("{line}: {e}"));
         let (data, rest) = (Shared::default(), Shared::default());
         let mut out = Output::to(data.clone(), rest.clone());
         let result = run_with(&cli.command, &self.ctx, &mut out).await;
