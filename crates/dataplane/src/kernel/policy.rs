@@ -10,14 +10,15 @@
 //! way leaves a NIC whose rules are to be made again.
 
 mod rules;
+mod wordless;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
-use multihome_model::{Direction, IfName};
+use multihome_model::{Direction, IfName, RuleAction};
 use multihome_netlink::nft::{Changes, Data, Element, Family, Listed, Value, load_in};
 use multihome_netlink::{Capability, Idempotent};
-use multihome_plan::policy::{ICMP, ICMP6, Members, Packet, Policy, has_ports};
+use multihome_plan::policy::{ICMP, ICMP6, Members, Packet, Policy, Rules, has_ports};
 
 use super::Kernel;
 use super::security::{device_name, split};
@@ -80,6 +81,12 @@ fn read_facts(list: &[Listed]) -> BTreeMap<IfName, Policy> {
         in_order.then(|| serde_json::from_slice(&text).ok()).flatten()
     };
     pieces.into_iter().filter_map(|(name, pieces)| Some((name, whole(pieces)?))).collect()
+}
+
+/// What stands for rules that are not whole: no plan asks for it.
+fn broken() -> Policy {
+    let nothing = || Rules { rules: vec![], otherwise: RuleAction::Allow };
+    Policy { ingress: nothing(), egress: nothing() }
 }
 
 /// The packet that opened a conversation, from its key: the NIC's address, the other one, the protocol and both ports.
@@ -146,8 +153,13 @@ impl Kernel {
                 *entered.entry(name).or_default() += 1;
             }
         }
-        known.policies = read_facts(&self.listed(FACTS)?);
-        known.policies.retain(|name, _| entered.get(name) == Some(&rules::entries(name).len()));
+        let mut facts = read_facts(&self.listed(FACTS)?);
+        facts.retain(|name, _| entered.get(name) == Some(&rules::entries(name).len()));
+        // What is there of a NIC and not whole is made again, or removed.
+        let counted = self.nft.counters(Family::Bridge, TABLE)?;
+        let counted = counted.iter().filter_map(|(name, _)| IfName::new(name.split_once('-')?.0).ok());
+        known.policies = counted.chain(entered.into_keys()).map(|name| (name, broken())).collect();
+        known.policies.extend(facts);
         for group in self.listed(MEMBERS)?.iter().filter_map(|e| device_name(&e.key)) {
             let mut members = BTreeSet::new();
             for (set, _) in member_sets(group.as_str(), &members.clone()) {
@@ -195,8 +207,12 @@ impl Kernel {
         Ok(self.nft.apply(Family::Bridge, TABLE, &changes)?)
     }
 
-    /// The names of the named counters of a NIC.
+    /// The names of the named counters of a NIC, where something of it is there.
     fn counters_of(&mut self, nic: &IfName) -> Result<Vec<String>> {
+        let (set, _) = rules::flow_sets(nic).swap_remove(0);
+        if self.nft.elements(Family::Bridge, TABLE, &set).unless_missing()?.is_none() {
+            return Ok(vec![]);
+        }
         let own = format!("{nic}-");
         let all = self.nft.counters(Family::Bridge, TABLE)?;
         Ok(all.into_iter().map(|(name, _)| name).filter(|n| n.starts_with(&own)).collect())
@@ -207,16 +223,20 @@ impl Kernel {
         // A NIC that runs already may have connections.
         let runs = self.rtnl.link(nic.as_str())?.is_some_and(|l| l.master != 0);
         self.at_policies(|this| {
-            let before = this.known_policies()?.policies.remove(nic);
+            let before = this.known_policies()?.policies.remove(nic).filter(|p| *p != broken());
             if let Some(before) = &before {
                 let old = facts(nic, before);
                 this.change(|c| old.into_iter().for_each(|key| _ = c.delete(FACTS, key)))?;
             }
-            let wanted: BTreeSet<String> = rules::counters(nic, policy).into_iter().collect();
-            let stale: Vec<String> = this.counters_of(nic)?.into_iter().filter(|c| !wanted.contains(c)).collect();
+            let wanted = rules::counters(nic, policy);
+            let mut stale = match &before {
+                Some(before) => rules::counters(nic, before),
+                None => this.counters_of(nic)?,
+            };
+            stale.retain(|c| !wanted.contains(c));
             load_in(&this.config.host, &rules::install(nic, policy, before.is_none(), &stale))?;
             if before.is_none() {
-                this.nft.append(Family::Bridge, TABLE, &rules::wordless(nic))?;
+                this.nft.append(Family::Bridge, TABLE, &wordless::rules(nic))?;
             }
             this.sweep(nic, policy)?;
             let key = || Data::new().ifname(nic.as_str());
@@ -266,8 +286,15 @@ impl Kernel {
                     text += &format!("delete set bridge {TABLE} {set}\n");
                 }
             }
-            Ok(load_in(&this.config.host, &text)?)
+            load_in(&this.config.host, &text)?;
+            this.drop_if_unused()
         })
+    }
+
+    /// Removes the table once nobody needs it.
+    fn drop_if_unused(&mut self) -> Result<()> {
+        let known = self.known_policies()?;
+        if known.policies.is_empty() && known.members.is_empty() { self.delete_policies() } else { Ok(()) }
     }
 
     /// Makes exactly these the members of a group.
@@ -279,7 +306,7 @@ impl Kernel {
                 Some(_) => this.change(|c| _ = c.delete(MEMBERS, fact()))?,
                 None => {
                     let sets = rules::group_sets(group);
-                    load_in(&this.config.host, &format!("table bridge {TABLE} {{\n{sets}}}\n"))?;
+                    load_in(&this.config.host, &sets)?;
                 }
             }
             let mut changes = Changes::new();
@@ -321,7 +348,8 @@ impl Kernel {
                 load_in(&this.config.host, &text)?;
             }
             this.known_policies()?.members.remove(group);
-            this.change(|c| _ = c.delete(MEMBERS, Data::new().ifname(group)))
+            this.change(|c| _ = c.delete(MEMBERS, Data::new().ifname(group)))?;
+            this.drop_if_unused()
         })
     }
 

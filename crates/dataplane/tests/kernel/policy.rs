@@ -427,6 +427,14 @@ fn policies_are_mended_wherever_an_agent_was_killed() {
         desired.taps.values_mut().for_each(|t| t.alias = t.alias.trim_end_matches('+').to_owned() + "+");
         reach(&mut engine, &NodeState::default());
         reach(&mut engine, &desired);
+        // Half there, and not wanted any more: it goes.
+        let mut without = desired.clone();
+        without.policies.clear();
+        nft("flush set bridge multihome-policies facts1".into());
+        reach(&mut host.engine(), &without);
+        assert!(!host.ruleset().contains("multihome-policies"), "{}", host.ruleset());
+        engine = host.engine();
+        reach(&mut engine, &desired);
     }
 }
 
@@ -565,4 +573,32 @@ fn the_kernel_decides_as_the_rules_say() {
     }
     println!("{} packets refused and {} allowed, as the rules say", decided[0], decided[1]);
     assert!(decided.iter().all(|n| *n > 300), "{decided:?}");
+}
+
+#[test]
+fn what_many_nics_with_policies_cost() {
+    let Some(host) = host("what_many_nics_with_policies_cost") else { return };
+    let mut engine = host.engine();
+    let list: Vec<Rule> = (0..10).map(|i| rule(&format!("r{i}"), Allow, 6, &[(i * 10, i * 10 + 5)])).collect();
+    let mut policy = Policy { ingress: rules(Deny, &list), egress: rules(Allow, &[]) };
+    let mut times = [vec![], vec![]];
+    for n in 0..60 {
+        let tap = name(names::TAP, &format!("many{n}"));
+        for (i, list) in times.iter_mut().enumerate() {
+            policy.egress.otherwise = if i == 0 { Allow } else { Deny };
+            let started = Instant::now();
+            let failed = engine.apply(&[Step::PutPolicy(tap.clone(), policy.clone())]);
+            assert!(failed.is_empty(), "{failed:#?}");
+            list.push(started.elapsed());
+        }
+    }
+    for (list, what) in times.iter().zip(["first rules", "other rules"]) {
+        println!("{what} of a NIC: {:?} at 10, {:?} at 60", list[10], list[59]);
+    }
+    let started = Instant::now();
+    assert_eq!(engine.policy_counters().unwrap().len(), 60);
+    println!("counters of 60 NICs: {:?}", started.elapsed());
+    let started = Instant::now();
+    assert_eq!(host.engine().observe().unwrap().policies.len(), 60);
+    println!("observe the policies of 60 NICs: {:?}", started.elapsed());
 }

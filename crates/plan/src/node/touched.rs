@@ -16,7 +16,7 @@ pub struct Touched {
     /// How its network leaves the node, before and after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub way_out: Option<(String, String)>,
-    /// The VLANs of a trunk, or who speaks DHCP to it, or what it may send.
+    /// The VLANs of a trunk, or who speaks DHCP to it, or what it may send, or its policies.
     pub port: bool,
 }
 
@@ -29,7 +29,9 @@ pub fn touched(before: &NodeState, after: &NodeState) -> BTreeMap<String, Touche
         let change = Touched {
             mtu: (old.mtu != new.mtu).then_some((old.mtu, new.mtu)),
             way_out: (ways.0 != ways.1).then_some(ways),
-            port: old.vlans != new.vlans || before.ports.get(name) != after.ports.get(name),
+            port: old.vlans != new.vlans
+                || before.ports.get(name) != after.ports.get(name)
+                || before.policies.get(name) != after.policies.get(name),
         };
         if change != Touched::default() {
             all.insert(old.alias.clone(), change);

@@ -1,15 +1,13 @@
-//! The rules of one NIC as text for `nft`, and those that its language has no words for.
+//! The rules of one NIC as text for `nft`.
 //!
 //! Names begin with the NIC's device. `o` is what the NIC opened, `i` what was opened towards it; `out` is a packet from the NIC,
 //! `in` one towards it. A conversation is known by the NIC's address, the other one, the protocol and both ports, in this order
 //! whichever way a packet goes.
 
 use std::fmt::Write;
-use std::time::Duration;
 
 use ipnet::IpNet;
 use multihome_model::{Direction, IfName, RuleAction};
-use multihome_netlink::nft::{Base, Expr};
 use multihome_plan::policy::{ICMP, ICMP6, Peers, Policy, Rule, Rules};
 
 use super::TABLE;
@@ -26,10 +24,6 @@ const CLOSING: u32 = 120;
 const ASKED: u32 = 60;
 /// How long a conversation by UDP and its like is remembered (RFC 4787 REQ-5: at least 2 min).
 const ANSWERED: u32 = 180;
-/// How long an echo request waits for its answer (RFC 5508 REQ-1: at least 60 s).
-const ECHO: Duration = Duration::from_secs(60);
-/// How long a conversation by another protocol is remembered, as Linux does (nf_conntrack_generic_timeout).
-const OTHER: Duration = Duration::from_secs(600);
 
 /// Protocols with ports other than TCP: UDP, DCCP, SCTP, UDP-Lite.
 const PORTED: &str = "17, 33, 132, 136";
@@ -81,25 +75,25 @@ table bridge multihome-policies {
 
 /// Which way a packet goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     Out,
     In,
 }
 
 impl Way {
-    const ALL: [Self; 2] = [Self::Out, Self::In];
+    pub(super) const ALL: [Self; 2] = [Self::Out, Self::In];
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         if self == Self::Out { "out" } else { "in" }
     }
 
     /// What a packet of this way opens.
-    fn opens(self) -> char {
+    pub(super) fn opens(self) -> char {
         if self == Self::Out { 'o' } else { 'i' }
     }
 
     /// What a packet of the other way opens.
-    fn answers(self) -> char {
+    pub(super) fn answers(self) -> char {
         if self == Self::Out { 'i' } else { 'o' }
     }
 
@@ -111,15 +105,15 @@ impl Way {
 
 /// An address family, by the number that names end with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ip {
+pub(super) enum Ip {
     V4,
     V6,
 }
 
 impl Ip {
-    const ALL: [Self; 2] = [Self::V4, Self::V6];
+    pub(super) const ALL: [Self; 2] = [Self::V4, Self::V6];
 
-    fn digit(self) -> char {
+    pub(super) fn digit(self) -> char {
         if self == Self::V4 { '4' } else { '6' }
     }
 
@@ -132,12 +126,12 @@ impl Ip {
     }
 
     /// Bytes of an address.
-    fn length(self) -> u32 {
+    pub(super) fn length(self) -> u32 {
         if self == Self::V4 { 4 } else { 16 }
     }
 
     /// Bytes before the source address in the header.
-    fn source(self) -> u32 {
+    pub(super) fn source(self) -> u32 {
         if self == Self::V4 { 12 } else { 8 }
     }
 }
@@ -161,7 +155,8 @@ pub(super) fn flow_sets(nic: &IfName) -> Vec<(String, Direction)> {
 
 /// The chains of a NIC.
 fn chains(nic: &IfName) -> Vec<String> {
-    let mut all: Vec<String> = ["keep-o", "keep-i", "stray-out", "stray-in", "ro", "ri"].map(str::to_owned).into();
+    let mut all: Vec<String> =
+        ["keep-o", "keep-i", "stray-out", "stray-in", "new-o", "new-i", "says-o", "says-i"].map(str::to_owned).into();
     for way in Way::ALL {
         let w = way.name();
         for set in ['o', 'i'] {
@@ -177,7 +172,7 @@ fn chains(nic: &IfName) -> Vec<String> {
 
 /// The chains that hold what the NIC's rules say, and nothing else.
 fn ruled(nic: &IfName) -> Vec<String> {
-    let all = ["ro", "ri", "pick-out-o", "pick-out-i", "pick-in-o", "pick-in-i"];
+    let all = ["says-o", "says-i", "pick-out-o", "pick-out-i", "pick-in-o", "pick-in-i"];
     all.map(|name| format!("{nic}-{name}")).into()
 }
 
@@ -213,7 +208,8 @@ pub(super) fn counters(nic: &IfName, policy: &Policy) -> Vec<String> {
     fixed.into_iter().chain(rules).map(|id| counter(nic, id)).collect()
 }
 
-/// A text being written: declarations first, because chains name each other.
+/// A text being written: declarations first, because chains name each other. Commands of one line each, because the program reads
+/// less of what is there for them than for a table.
 #[derive(Default)]
 struct Text {
     declared: String,
@@ -223,16 +219,16 @@ struct Text {
 
 impl Text {
     fn chain(&mut self, name: &str, rules: &[String]) {
-        let _ = writeln!(self.declared, "    chain {name} {{ }}");
+        let _ = writeln!(self.declared, "add chain bridge {TABLE} {name}");
         let _ = writeln!(self.emptied, "flush chain bridge {TABLE} {name}");
-        if !rules.is_empty() {
-            let _ = writeln!(self.filled, "    chain {name} {{\n        {}\n    }}", rules.join("\n        "));
+        for rule in rules {
+            let _ = writeln!(self.filled, "add rule bridge {TABLE} {name} {rule}");
         }
     }
 
     fn finish(self, after: &str) -> String {
         let Self { declared, emptied, filled } = self;
-        format!("table bridge {TABLE} {{\n{declared}}}\n{emptied}table bridge {TABLE} {{\n{filled}}}\n{after}")
+        format!("{declared}{emptied}{filled}{after}")
     }
 }
 
@@ -244,14 +240,14 @@ pub(super) fn install(nic: &IfName, policy: &Policy, whole: bool, stale: &[Strin
         text.declared += &group_sets(group);
     }
     for name in counters(nic, policy) {
-        let _ = writeln!(text.declared, "    counter {name} {{ }}");
+        let _ = writeln!(text.declared, "add counter bridge {TABLE} {name}");
     }
     if whole {
         for (set, _) in flow_sets(nic) {
             let address = if set.ends_with('4') { "ipv4_addr" } else { "ipv6_addr" };
             let _ = writeln!(
                 text.declared,
-                "    set {set} {{ type {address} . {address} . inet_proto . inet_service . inet_service; size {MOST}; flags dynamic,timeout; gc-interval 10s; }}"
+                "add set bridge {TABLE} {set} {{ type {address} . {address} . inet_proto . inet_service . inet_service; size {MOST}; flags dynamic,timeout; gc-interval 10s; }}"
             );
         }
         for name in chains(nic).iter().filter(|c| !ruled(nic).contains(c)) {
@@ -261,7 +257,10 @@ pub(super) fn install(nic: &IfName, policy: &Policy, whole: bool, stale: &[Strin
     }
     for way in Way::ALL {
         let direction = if way == Way::Out { Direction::Egress } else { Direction::Ingress };
-        text.chain(&format!("{nic}-r{}", way.opens()), &judged(nic, way, policy.of(direction), otherwise(direction)));
+        text.chain(
+            &format!("{nic}-says-{}", way.opens()),
+            &judged(nic, way, policy.of(direction), otherwise(direction)),
+        );
     }
     for way in Way::ALL {
         let w = way.name();
@@ -275,22 +274,23 @@ pub(super) fn install(nic: &IfName, policy: &Policy, whole: bool, stale: &[Strin
 
 /// The text that makes the sets of a group.
 pub(super) fn group_sets(group: &str) -> String {
-    format!("    set {group}-4 {{ type ipv4_addr; }}\n    set {group}-6 {{ type ipv6_addr; }}\n")
+    format!(
+        "add set bridge {TABLE} {group}-4 {{ type ipv4_addr; }}\nadd set bridge {TABLE} {group}-6 {{ type ipv6_addr; }}\n"
+    )
 }
 
 /// The text that removes everything of a NIC but its elements.
 pub(super) fn remove(nic: &IfName, counters: &[String]) -> String {
     let chains = chains(nic);
-    let mut text = format!("table bridge {TABLE} {{\n");
-    chains.iter().for_each(|c| text += &format!("    chain {c} {{ }}\n"));
-    text += "}\n";
+    let mut text = String::new();
+    chains.iter().for_each(|c| text += &format!("add chain bridge {TABLE} {c}\n"));
     chains.iter().for_each(|c| text += &format!("flush chain bridge {TABLE} {c}\n"));
     chains.iter().for_each(|c| text += &format!("delete chain bridge {TABLE} {c}\n"));
     counters.iter().for_each(|c| text += &format!("delete counter bridge {TABLE} {c}\n"));
     text
 }
 
-/// What knows conversations, remembers them, and asks the rules about everything else.
+/// What knows conversations, remembers them, and asks the rules about everything else. What a chain does not know returns.
 fn fixed(nic: &IfName, text: &mut Text) {
     for way in Way::ALL {
         let (w, a, b) = (way.name(), way.opens(), way.answers());
@@ -306,14 +306,14 @@ fn fixed(nic: &IfName, text: &mut Text) {
             text.chain(
                 &format!("{nic}-{w}{n}"),
                 &[
-                    format!("meta l4proto {{ {PORTED} }} goto {nic}-udp-{w}{n}"),
-                    format!("meta l4proto vmap {{ 6 : goto {nic}-tcp-{w}{n}, {icmp} : goto {nic}-icmp-{w}{n} }}"),
+                    format!("meta l4proto {{ {PORTED} }} jump {nic}-udp-{w}{n}"),
+                    format!("meta l4proto vmap {{ 6 : jump {nic}-tcp-{w}{n}, {icmp} : jump {nic}-icmp-{w}{n} }}"),
                     format!("jump {nic}-other-{w}{n}"),
-                    format!("goto {nic}-r{a}"),
+                    format!("goto {nic}-new-{a}"),
                 ],
             );
             let [ours, theirs] = [a, b].map(|set| known("", set, &refresh(&set.to_string(), ANSWERED)));
-            text.chain(&format!("{nic}-udp-{w}{n}"), &[ours, theirs, format!("goto {nic}-r{a}")]);
+            text.chain(&format!("{nic}-udp-{w}{n}"), &[ours, theirs]);
             text.chain(&format!("{nic}-tcp-{w}{n}"), &tcp(nic, way, ip));
             let (word, reply, errors) =
                 if ip == Ip::V4 { ("icmp", 0, "3, 11, 12") } else { ("icmpv6", 129, "1, 2, 3, 4") };
@@ -322,10 +322,11 @@ fn fixed(nic: &IfName, text: &mut Text) {
                 &[
                     format!("{word} type {reply} jump {nic}-echo-{w}{n}"),
                     format!("{word} type {{ {errors} }} jump {nic}-quoted-{w}{n}"),
-                    format!("goto {nic}-r{a}"),
                 ],
             );
         }
+        let new = [format!("jump always_{w}"), format!("jump {nic}-says-{a}"), format!("goto {nic}-keep-{a}")];
+        text.chain(&format!("{nic}-new-{a}"), &new);
         text.chain(&format!("{nic}-keep-{a}"), &kept(nic, way));
         let mut stray = vec![format!("jump always_{w}"), format!("iifname @fresh jump {nic}-pick-{w}-{a}")];
         stray.push(format!("iifname @fresh jump {nic}-pick-{w}-{b}"));
@@ -361,7 +362,7 @@ fn tcp(nic: &IfName, way: Way, ip: Ip) -> Vec<String> {
     vec![
         known(going, &sa, &refresh(&sa, ESTABLISHED)),
         known(going, &sb, &refresh(&sb, ESTABLISHED)),
-        format!("tcp flags & (syn | ack) == syn goto {nic}-r{a}"),
+        "tcp flags & (syn | ack) == syn return".to_owned(),
         known(answer, &sb, &refresh(&sb, HANDSHAKE)),
         known(end, &sa, &leave(a)),
         known(end, &sb, &leave(b)),
@@ -394,16 +395,17 @@ fn kept(nic: &IfName, way: Way) -> Vec<String> {
     out
 }
 
-/// The rules, with the verdict on what none matches.
+/// The rules, with the verdict on what none matches. What is allowed returns. No rule leads to another chain, because the kernel
+/// follows every way through all chains when one changes.
 fn judged(nic: &IfName, way: Way, rules: &Rules, otherwise: &str) -> Vec<String> {
     let verdict = |action: RuleAction, id: &str| {
         let then = match action {
-            RuleAction::Allow => format!("goto {nic}-keep-{}", way.opens()),
-            RuleAction::Deny => "drop".to_owned(),
+            RuleAction::Allow => "return",
+            RuleAction::Deny => "drop",
         };
         format!("counter name \"{}\" {then}", counter(nic, id))
     };
-    let mut out = vec![format!("jump always_{}", way.name())];
+    let mut out = vec![];
     for rule in &rules.rules {
         let verdict = verdict(rule.action, &rule.id);
         out.extend(matches(rule, way.remote(), "dport").into_iter().map(|m| format!("{m} {verdict}")));
@@ -465,92 +467,6 @@ fn at_end(peers: &Peers, remote: &str) -> Vec<String> {
             list => out.push(format!("{word} {remote} {{ {} }}", list.join(", "))),
         }
         out.extend(peers.groups.iter().map(|g| format!("{word} {remote} @{g}-{}", ip.digit())));
-    }
-    out
-}
-
-/// Loads a key: both addresses, the protocol, and what stands for the ports.
-struct Key(Vec<Expr>);
-
-/// What stands for the ports of a conversation.
-enum Ports {
-    /// The number of an echo request (RFC 792), twice: at this offset of the transport's header.
-    Echo(u32),
-    /// Ports at these offsets of the transport's header, the NIC's first.
-    At(u32, u32),
-    /// Nothing.
-    None,
-}
-
-impl Key {
-    /// From fields: base and offset of the NIC's address and of the other, and what loads the protocol.
-    fn new(base: Base, ip: Ip, addresses: (u32, u32), protocol: Option<u32>, ports: &Ports) -> Self {
-        let length = ip.length();
-        let words = length / 4;
-        let load = |base, offset, length, register| Expr::Payload { base, offset, length, register };
-        let mut out = vec![load(base, addresses.0, length, 0), load(base, addresses.1, length, words)];
-        let after = 2 * words;
-        out.push(match protocol {
-            Some(offset) => load(base, offset, 1, after),
-            None => Expr::Protocol { register: after },
-        });
-        let (near, far) = (after + 1, after + 2);
-        let t = Base::Transport;
-        match *ports {
-            Ports::Echo(at) => out.extend([load(t, at, 2, near), load(t, at, 2, far)]),
-            Ports::At(mine, theirs) => out.extend([load(t, mine, 2, near), load(t, theirs, 2, far)]),
-            Ports::None => out.extend([Expr::Zero { register: near }, Expr::Zero { register: far }]),
-        }
-        Self(out)
-    }
-
-    /// Of a packet itself.
-    fn of(way: Way, ip: Ip, ports: &Ports) -> Self {
-        let (source, destination) = (ip.source(), ip.source() + ip.length());
-        let addresses = if way == Way::Out { (source, destination) } else { (destination, source) };
-        Self::new(Base::Network, ip, addresses, None, ports)
-    }
-
-    /// Of the packet that an ICMP error quotes behind its 8 bytes (RFC 792, RFC 4443 section 3), without options or extension
-    /// headers: it went the other way.
-    fn quoted(way: Way, ip: Ip, ports: fn(Way, u32) -> Ports) -> Self {
-        const QUOTED: u32 = 8;
-        let (header, protocol) = if ip == Ip::V4 { (20, 9) } else { (40, 6) };
-        let (source, destination) = (QUOTED + ip.source(), QUOTED + ip.source() + ip.length());
-        let addresses = if way == Way::In { (source, destination) } else { (destination, source) };
-        Self::new(Base::Transport, ip, addresses, Some(QUOTED + protocol), &ports(way, QUOTED + header))
-    }
-
-    fn then(&self, more: impl IntoIterator<Item = Expr>) -> Vec<Expr> {
-        self.0.iter().cloned().chain(more).collect()
-    }
-}
-
-/// The rules that the language has no words for, by their chains, which must be empty.
-pub(super) fn wordless(nic: &IfName) -> Vec<(String, Vec<Expr>)> {
-    let mut out = vec![];
-    for (way, ip) in Way::ALL.into_iter().flat_map(|way| Ip::ALL.map(|ip| (way, ip))) {
-        let (w, a, b, n) = (way.name(), way.opens(), way.answers(), ip.digit());
-        let mut add = |kind: &str, exprs| out.push((format!("{nic}-{kind}-{w}{n}"), exprs));
-        let set = |name: char| format!("{nic}-{name}{n}");
-        let lookup = |name: char| Expr::Lookup { set: set(name) };
-        let update = |name: char, timeout| Expr::Update { set: set(name), timeout };
-        let echo = Key::of(way, ip, &Ports::Echo(4));
-        add("echo", echo.then([lookup(b), Expr::Accept]));
-        add("asks", echo.then([update(a, ECHO), Expr::Accept]));
-        let other = Key::of(way, ip, &Ports::None);
-        for name in [a, b] {
-            add("other", other.then([lookup(name), update(name, OTHER), Expr::Accept]));
-        }
-        add("begins", other.then([update(a, OTHER), Expr::Accept]));
-        let ports: [fn(Way, u32) -> Ports; 3] = [
-            |way, at| if way == Way::In { Ports::At(at, at + 2) } else { Ports::At(at + 2, at) },
-            |_, at| Ports::Echo(at + 4),
-            |_, _| Ports::None,
-        ];
-        for (key, name) in ports.into_iter().flat_map(|p| [a, b].map(|name| (Key::quoted(way, ip, p), name))) {
-            add("quoted", key.then([lookup(name), Expr::Accept]));
-        }
     }
     out
 }
