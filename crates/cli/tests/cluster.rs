@@ -414,3 +414,32 @@ fn a_change_that_cuts_a_node_off_is_taken_back() {
         ["node2", "node3"].iter().all(|n| nodes.get(*n).is_some_and(|n| n["message"].is_null())).then_some(())
     });
 }
+
+#[test]
+fn members_of_a_group_are_known_on_every_node() {
+    let Some(cluster) = cluster("members_of_a_group_are_known_on_every_node", 2) else { return };
+    let api = cluster.api();
+    api.apply(&(vpc("red", &[("blue", "")]) + &vpc("blue", &[("red", "")])));
+    let nets = [("near", "red", "10.1.0.0/24"), ("far", "red", "10.2.0.0/24"), ("other", "blue", "10.3.0.0/24")];
+    api.apply(&nets.map(|(name, vpc, cidr)| overlay(name, vpc, cidr)).concat());
+    api.apply(&(vm_on("node1", "db", &["near"]) + &vm_on("node2", "b", &["far"]) + &vm_on("node2", "c", &["other"])));
+    ["db-near", "b-far", "c-other"].iter().for_each(|n| drop(api.ready(n)));
+    let db = address(&cluster, "db-near");
+    let reaches = |vm: &str| cluster.nodes[1].guest_sh(vm, &format!("ping -c 1 -W 2 {db} || ping -c 2 -W 1 {db}")).0;
+    let settles =
+        |what: &str, vm: &str, expected: bool| eventually(what, 60, || (reaches(vm) == expected).then_some(()));
+    settles("b reaches the database", "b", true);
+    settles("and so does c, of a Vpc that peers", "c", true);
+    api.cli(&["group", "create", "app"]);
+    api.cli(&["group", "create", "db", "--ingress", "icmp from group:app"]);
+    api.cli(&["nic", "policies", "db-near", "db"]);
+    settles("nobody is in the group", "b", false);
+    settles("c neither", "c", false);
+    api.cli(&["nic", "policies", "b-far", "app"]);
+    api.cli(&["nic", "policies", "c-other", "app"]);
+    settles("a member on another node", "b", true);
+    settles("a member in another Vpc", "c", true);
+    api.cli(&["nic", "policies", "b-far"]);
+    settles("no member any more", "b", false);
+    assert!(reaches("c"), "the other one still is");
+}
