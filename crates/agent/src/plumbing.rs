@@ -470,7 +470,8 @@ fn told(failures: Vec<StepError>) -> Result<(), Error> {
 /// Tells a network's tunnel which NICs other nodes carry: what a NIC elsewhere changes, and nothing else.
 pub(crate) async fn reconcile_remotes(agent: &Agent, key: &Key) -> Next {
     let work = async {
-        if let Some(wanted) = spec::domain_change(&agent.world.read(), &agent.config.node, key) {
+        let change = spec::domain_change(&agent.world.read(), &agent.config.node, key);
+        if let Some(wanted) = change {
             if !agent.plumbing.apply_domains(wanted).await? {
                 agent.queue.push(Work::Node);
             }
