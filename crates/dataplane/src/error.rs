@@ -11,6 +11,9 @@ pub enum Error {
     /// The kernel, or `nft`, refused.
     #[error(transparent)]
     Kernel(#[from] multihome_netlink::Error),
+    /// Open vSwitch refused, or is not there.
+    #[error(transparent)]
+    Vswitch(#[from] multihome_ovsdb::Error),
     /// This machine's kernel lacks what the step needs; the reason is its own.
     #[error("this node cannot do {what}: {reason}")]
     Unsupported {

@@ -21,6 +21,10 @@ pub const VLAN: &str = "mhv";
 pub const BOND: &str = "mhu";
 /// Prefix of a fabric's bridge, which carries trunks.
 pub const FABRIC: &str = "mhf";
+/// Prefix of Open vSwitch's bridge for a device of the node's own that no trunk rides on.
+pub const DEVICE_BRIDGE: &str = "mhd";
+/// Prefix of the end, on the bridge of a fabric or a device, of what leads from a network's bridge in Open vSwitch.
+pub const PATCH: &str = "mhw";
 /// Prefix of a gateway leg's end on the bridge.
 pub const LEG: &str = "mhl";
 /// Prefix of a gateway leg's end in the routing domain.

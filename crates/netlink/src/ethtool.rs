@@ -57,6 +57,62 @@ fn ask<T>(op: &'static str, name: &str, answer: &mut T) -> Result<()> {
     Ok(())
 }
 
+/// What a device leaves to others, or does for them (`ethtool -k`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Offload {
+    /// Checksums of what is sent are left to whoever takes it.
+    TxChecksum,
+    /// TCP segments of what is sent are cut by whoever takes it.
+    Segmentation,
+    /// The same for other protocols, and where the device cannot.
+    GenericSegmentation,
+    /// Received packets of a stream are joined to one that is longer than the MTU.
+    GenericReceive,
+}
+
+impl Offload {
+    /// All of them, each after those that depend on it.
+    pub const ALL: [Self; 4] = [Self::Segmentation, Self::GenericSegmentation, Self::TxChecksum, Self::GenericReceive];
+
+    /// The commands that read and write it.
+    fn commands(self) -> (u32, u32) {
+        match self {
+            Self::TxChecksum => (0x16, 0x17),
+            Self::Segmentation => (0x1e, 0x1f),
+            Self::GenericSegmentation => (0x23, 0x24),
+            Self::GenericReceive => (0x2b, 0x2c),
+        }
+    }
+}
+
+/// `struct ethtool_value`.
+#[repr(C)]
+struct Value {
+    command: u32,
+    data: u32,
+}
+
+/// Whether an offload of a device of the calling thread's namespace is on.
+///
+/// # Errors
+/// [`Error::is_missing`] if there is no such device, [`Error::is_unsupported`] if it does not say.
+pub fn offload(name: &str, which: Offload) -> Result<bool> {
+    let mut value = Value { command: which.commands().0, data: 0 };
+    ask("ask the offloads of", name, &mut value)?;
+    Ok(value.data != 0)
+}
+
+/// Switches an offload of a device of the calling thread's namespace on or off.
+///
+/// # Errors
+/// [`Error::is_missing`] if there is no such device, [`Error::is_unsupported`] if it cannot be switched.
+pub fn set_offload(name: &str, which: Offload, on: bool) -> Result<()> {
+    let mut value = Value { command: which.commands().1, data: u32::from(on) };
+    ask("set the offloads of", name, &mut value)?;
+    let _ = value.data;
+    Ok(())
+}
+
 /// The name of a device's driver, such as `virtio_net` or `veth`, in the calling thread's namespace.
 ///
 /// # Errors

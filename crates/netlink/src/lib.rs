@@ -36,7 +36,7 @@ mod vlan;
 
 pub use addr::Address;
 pub use error::{Error, Idempotent, Result};
-pub use ethtool::{driver, speed};
+pub use ethtool::{Offload, driver, offload, set_offload, speed};
 pub use event::{LinkEvent, LinkEvents};
 pub use inspect::{AddressInfo, NeighbourInfo, NextHop, RouteInfo};
 pub use link::{Link, LinkChange, LinkKind, NewLink, PortFlags, VethPeer};

@@ -54,12 +54,15 @@ pub enum Family {
     Bridge,
     /// Frames as a device takes them in or gives them out.
     Netdev,
+    /// ARP to and from the host itself.
+    Arp,
 }
 
 impl Family {
     fn number(self) -> u8 {
         match self {
             Self::Inet => 1,
+            Self::Arp => 3,
             Self::Ip => 2,
             Self::Netdev => 5,
             Self::Bridge => 7,

@@ -6,6 +6,7 @@
 mod cluster;
 mod kubernetes;
 mod manifest;
+pub mod vswitch;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -32,7 +32,7 @@ pub(super) fn learns(port: Option<&Port>) -> bool {
 
 /// The kernel knows no number of queues that a tap is meant to have, and no difference between a queue
 /// length that was asked for and its own; where either was asked for, the alias says so.
-pub(super) fn tap_alias(tap: &Tap) -> String {
+pub(crate) fn tap_alias(tap: &Tap) -> String {
     let mut alias = tap.alias.clone();
     if tap.queues > 1 {
         alias += &format!(" queues={}", tap.queues);
@@ -68,7 +68,7 @@ pub(super) fn read_tap_alias(mut alias: &str, link: &Link) -> (String, u32, Opti
 }
 
 /// A MAC that follows from a device's name, so that a bridge's does not change with its ports.
-pub(super) fn fixed_mac(name: &IfName) -> [u8; 6] {
+pub(crate) fn fixed_mac(name: &IfName) -> [u8; 6] {
     let digits: Vec<u32> = name.as_str().chars().rev().filter_map(|c| c.to_digit(16)).collect();
     let mut mac = [0x02, 0, 0, 0, 0, 0];
     for (byte, pair) in mac[1..].iter_mut().zip(digits.chunks(2)) {
@@ -90,7 +90,7 @@ fn silence(name: &str) -> multihome_netlink::Result<()> {
 impl Kernel {
     /// Keeps IPv6 off a device before it is up: a bridge port that speaks for the host would send the
     /// guests neighbour discovery of ours, and a bridge would listen to their router advertisements.
-    pub(super) fn silence(&self, name: &str) -> Result<()> {
+    pub(crate) fn silence(&self, name: &str) -> Result<()> {
         Ok(self.config.host.run(|| silence(name))??)
     }
 
@@ -135,7 +135,7 @@ impl Kernel {
             }
             UplinkKind::Device => return self.put_device(name, uplink),
         };
-        let bridge = self.rtnl.index(uplink.bridge.as_str())?;
+        let bridge = self.bridge_index(&uplink.bridge)?;
         let there = self.expect(name, kind_name)?;
         let same = match &there {
             Some(link) => self.uplink_kind(link)?.as_ref() == Some(&uplink.kind),
@@ -153,7 +153,9 @@ impl Kernel {
             self.silence(name.as_str())?;
             // Two ways out at a time would join two VLANs. The new one is ready before the old one goes, and a device that
             // is neither a port nor down would answer for the node.
-            self.displace(name, bridge)?;
+            if bridge != 0 {
+                self.displace(name, bridge)?;
+            }
         }
         let learns = kind_name != "vxlan" || self.learns_remotes(name);
         self.plug(name, bridge, &uplink.alias, uplink.mtu, learns)
@@ -237,7 +239,7 @@ impl Kernel {
 
     /// Why the node cannot do without a device, if so. Addresses that a router told it for a time, as every idle device
     /// on a segment with a router gets them, do not count, unless the node's only way out is by them.
-    pub(super) fn why_needed(&mut self, link: &Link) -> Result<Option<String>> {
+    pub(crate) fn why_needed(&mut self, link: &Link) -> Result<Option<String>> {
         let passing = self.rtnl.passing_addresses()?;
         let own = self.rtnl.addresses()?.into_iter().find(|a| match a.ip {
             _ if a.index != link.index => false,
@@ -257,7 +259,7 @@ impl Kernel {
     }
 
     /// Keeps IPv6 off a device of the node's own while it is a port of a bridge, and notes that it was on.
-    pub(super) fn hold_ipv6(&mut self, device: &str) -> Result<()> {
+    pub(crate) fn hold_ipv6(&mut self, device: &str) -> Result<()> {
         let key = ipv6_key(device);
         match self.config.host.run(|| sysctl::read(&key))? {
             Ok(off) if off == "1" => return Ok(()),
@@ -269,7 +271,7 @@ impl Kernel {
     }
 
     /// Puts back what [`Kernel::hold_ipv6`] changed.
-    pub(super) fn release_ipv6(&mut self, device: &str) -> Result<()> {
+    pub(crate) fn release_ipv6(&mut self, device: &str) -> Result<()> {
         if self.noted("ipv6", device) {
             self.config.host.run(|| sysctl::set(&ipv6_key(device), "0"))?.unless_missing()?;
             self.forget_note("ipv6", device)?;
@@ -316,15 +318,20 @@ impl Kernel {
         })
     }
 
+    /// The index of a bridge; 0 where another engine has the bridges, for which [`Kernel::plug`] plugs nothing in.
+    pub(super) fn bridge_index(&mut self, bridge: &IfName) -> Result<u32> {
+        Ok(if self.beside.is_some() { 0 } else { self.rtnl.index(bridge.as_str())? })
+    }
+
     /// Makes a device a port of a bridge, under an alias, and brings it up last.
-    pub(super) fn plug(&mut self, name: &IfName, bridge: u32, alias: &str, mtu: Mtu, learning: bool) -> Result<()> {
+    pub(crate) fn plug(&mut self, name: &IfName, bridge: u32, alias: &str, mtu: Mtu, learning: bool) -> Result<()> {
         let there = self.rtnl.link(name.as_str())?;
         let differs = |is: Option<u32>, want: u32| (is != Some(want)).then_some(want);
         let change = LinkChange {
             mtu: differs(there.as_ref().map(|l| l.mtu), mtu.get()),
-            master: differs(there.as_ref().map(|l| l.master), bridge),
+            master: differs(there.as_ref().map(|l| l.master), bridge).filter(|_| bridge != 0),
             alias: Some(alias),
-            port: port_flags(learning),
+            port: if bridge == 0 { PortFlags::default() } else { port_flags(learning) },
             up: Some(true),
             ..LinkChange::default()
         };
@@ -332,11 +339,26 @@ impl Kernel {
     }
 
     pub(super) fn put_tap(&mut self, name: &IfName, tap: &Tap) -> Result<()> {
-        self.require(Capability::Tap, || "TAP devices".into())?;
         let bridge = self.rtnl.index(tap.bridge.as_str())?;
         // A port joins its bridge under guard or not at all.
         self.ensure_tables()?;
-        let wanted = multihome_netlink::Tap { name: name.as_str(), multi_queue: tap.queues > 1, vnet_hdr: true };
+        let there = self.make_tap(name, tap)?;
+        let port = self.known_ports()?.get(name).cloned();
+        self.plug(name, bridge, &tap_alias(tap), tap.mtu, learns(port.as_ref()))?;
+        if let Some(vlans) = &tap.vlans {
+            let index = self.rtnl.index(name.as_str())?;
+            self.set_vlans(index, false, vlans)?;
+        }
+        if let Some(link) = there {
+            self.forget_others(link.index, bound_mac(port.as_ref()))?;
+        }
+        self.bind_mac(name, port.as_ref(), None)
+    }
+
+    /// Makes a tap that is a port of nothing yet; returns it as it was, if it was there and stays.
+    pub(crate) fn make_tap(&mut self, name: &IfName, tap: &Tap) -> Result<Option<Link>> {
+        self.require(Capability::Tap, || "TAP devices".into())?;
+        let wanted = self.tap(name, tap.queues);
         let mut there = self.expect(name, "tun")?;
         if there.as_ref().is_some_and(|l| l.multi_queue != wanted.multi_queue) {
             self.rtnl.delete(name.as_str()).unless_missing()?;
@@ -354,16 +376,7 @@ impl Kernel {
             let change = LinkChange { tx_queue_length: Some(length), ..LinkChange::default() };
             self.rtnl.change_named(name.as_str(), &change)?;
         }
-        let port = self.known_ports()?.get(name).cloned();
-        self.plug(name, bridge, &tap_alias(tap), tap.mtu, learns(port.as_ref()))?;
-        if let Some(vlans) = &tap.vlans {
-            let index = self.rtnl.index(name.as_str())?;
-            self.set_vlans(index, false, vlans)?;
-        }
-        if let Some(link) = there {
-            self.forget_others(link.index, bound_mac(port.as_ref()))?;
-        }
-        self.bind_mac(name, port.as_ref(), None)
+        Ok(there)
     }
 
     /// Makes the MAC of a strict NIC a fixed entry of its port; `before` is the one that was.
@@ -385,6 +398,16 @@ impl Kernel {
             self.rtnl.fdb_set(&[entry(mac)]).into_iter().collect::<Result<(), _>>()?;
         }
         Ok(())
+    }
+
+    /// Makes a port the only place where a MAC is, whoever else claims it.
+    pub(super) fn fix_mac(&mut self, index: u32, mac: [u8; 6]) -> Result<()> {
+        if self.beside.is_some() {
+            return Ok(());
+        }
+        self.forget_others(index, Some(mac))?;
+        let entry = FdbEntry { index, mac, remote: None, own: false, permanent: true };
+        Ok(self.rtnl.fdb_set(&[entry]).into_iter().collect::<Result<(), _>>()?)
     }
 
     /// Removes fixed entries of a port that are not its own, as a crash half way may leave.

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use multihome_model::{IfName, names};
 use multihome_netlink::nft::{Changes, Data, Element, Family, Nft, load_in};
 use multihome_netlink::{
-    Address, Capability, FdbEntry, Idempotent, LinkChange, LinkKind, Netns, NewLink, Route, Rtnl, TABLE_MAIN, VethPeer,
-    sysctl,
+    Address, Capability, Idempotent, LinkChange, LinkKind, Netns, NewLink, Offload, Route, Rtnl, TABLE_MAIN, VethPeer,
+    set_offload, sysctl,
 };
 use multihome_plan::node::{Egress, Leg, TRANSIT};
 
@@ -174,11 +174,14 @@ impl Kernel {
         let kind = LinkKind::Veth { peer };
         let near = self.rtnl.create(&NewLink { name: outer.as_str(), kind, change: LinkChange::default() })?;
         self.silence(outer.as_str())?;
+        if self.beside.as_ref().is_some_and(|b| b.plain) {
+            netns.run(|| plain(inner.as_str()))??;
+        }
         Ok((near, inside.index(inner.as_str())?))
     }
 
     pub(super) fn put_leg(&mut self, domain: &str, name: &IfName, leg: &Leg) -> Result<()> {
-        let bridge = self.rtnl.index(leg.bridge.as_str())?;
+        let bridge = self.bridge_index(&leg.bridge)?;
         let netns = self.create_domain(domain)?;
         let mut inside = Rtnl::open_in(&netns)?;
         let (outer, inner) = self.pair(&netns, &mut inside, name, &leg.peer)?;
@@ -196,9 +199,7 @@ impl Kernel {
         private::set(&netns, leg)?;
         self.plug(name, bridge, "", leg.mtu, false)?;
         // Every node's gateway has the same MAC; here it is behind this port, whoever else claims it.
-        self.forget_others(outer, Some(leg.mac.0))?;
-        let entry = FdbEntry { index: outer, mac: leg.mac.0, remote: None, own: false, permanent: true };
-        self.rtnl.fdb_set(&[entry]).into_iter().collect::<Result<(), _>>()?;
+        self.fix_mac(outer, leg.mac.0)?;
         // The alias says that all of it is done.
         let done = LinkChange { alias: Some(&leg.alias), ..LinkChange::default() };
         Ok(self.rtnl.change(outer, &done)?)
@@ -309,6 +310,18 @@ impl Kernel {
         }
         Ok(())
     }
+}
+
+/// Makes a device of the calling thread's namespace send frames as they are on the wire.
+pub(crate) fn plain(name: &str) -> multihome_netlink::Result<()> {
+    for which in Offload::ALL {
+        match set_offload(name, which, false) {
+            // What cannot be switched is not there, or stays as it is and is nobody's to change.
+            Err(e) if e.is_unsupported() => {}
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn forwarding_key(device: &str) -> String {

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::Ipv4Net;
 use multihome_model::{IfName, MacAddr, Mtu, names};
 use multihome_netlink::nft::{Family, Nft, load_in};
-use multihome_netlink::{Capability, FdbEntry, Idempotent, Link, LinkChange, Route, Rtnl, Rule, TABLE_MAIN, sysctl};
+use multihome_netlink::{Capability, Idempotent, Link, LinkChange, Route, Rtnl, Rule, TABLE_MAIN, sysctl};
 use multihome_plan::node::{Floating, Forward, Transport};
 
 use super::Kernel;
@@ -132,7 +132,7 @@ fn read_details(alias: &str) -> Option<Details> {
 impl Kernel {
     pub(super) fn put_floating(&mut self, domain: &str, name: &IfName, f: &Floating) -> Result<()> {
         self.require(Capability::Nat, || format!("{} ({})", f.alias, f.address))?;
-        let bridge = self.rtnl.index(f.bridge.as_str())?;
+        let bridge = self.bridge_index(&f.bridge)?;
         let netns = self.create_domain(domain)?;
         let mut inside = Rtnl::open_in(&netns)?;
         // The rules come before the address that they guard.
@@ -152,9 +152,7 @@ impl Kernel {
         };
         inside.change(inner, &change)?;
         self.plug(name, bridge, "", f.mtu, false)?;
-        self.forget_others(outer, Some(f.mac.0))?;
-        let entry = FdbEntry { index: outer, mac: f.mac.0, remote: None, own: false, permanent: true };
-        self.rtnl.fdb_set(&[entry]).into_iter().collect::<multihome_netlink::Result<()>>()?;
+        self.fix_mac(outer, f.mac.0)?;
         set_addresses(&mut inside, inner, &BTreeSet::from([(IpAddr::V4(f.address), 32)]))?;
         let near = Route::to(f.subnet.network().into(), f.subnet.prefix_len());
         inside.route_set(&Route { oif: inner, table: f.table, ..near })?;

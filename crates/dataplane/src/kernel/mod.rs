@@ -5,20 +5,20 @@
 //! that the prefix says; nothing else is ever changed or removed.
 
 mod bond;
-mod bridge;
+pub(crate) mod bridge;
 mod domain;
 mod fabric;
 mod floating;
 mod notes;
 mod observe;
-mod overlay;
+pub(crate) mod overlay;
 mod policy;
 mod policy_route;
 mod private;
 mod router;
 mod security;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -62,10 +62,22 @@ pub struct Kernel {
     policies: Option<policy::Known>,
     /// The tables are loaded: known for certain, because we did it or looked.
     tables: bool,
+    /// Where another engine has the bridges, and this one the rest.
+    beside: Option<Beside>,
+}
+
+/// What another engine has, for which this one makes devices that it does not plug in anywhere.
+#[derive(Debug, Default)]
+pub(crate) struct Beside {
+    /// Which bridge each device is a port of.
+    pub(crate) bridges: HashMap<String, IfName>,
+    /// Whether frames pass through a program, which must have them as they are on the wire: no checksums and no segments that
+    /// are left to somebody else.
+    pub(crate) plain: bool,
 }
 
 /// A kernel device's name after a prefix: eleven hex digits.
-fn is_ours(name: &str, prefix: &str) -> bool {
+pub(crate) fn is_ours(name: &str, prefix: &str) -> bool {
     name.strip_prefix(prefix).is_some_and(|hash| hash.len() == 11 && hash.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
@@ -77,7 +89,30 @@ impl Kernel {
     pub fn open(config: Config) -> Result<Self> {
         let rtnl = Rtnl::open_in(&config.host)?;
         let nft = Nft::open_in(&config.host)?;
-        Ok(Self { config, rtnl, nft, ports: None, remotes: None, policies: None, tables: false })
+        Ok(Self { config, rtnl, nft, ports: None, remotes: None, policies: None, tables: false, beside: None })
+    }
+
+    /// Opens it as the part of another engine, which has the bridges.
+    ///
+    /// # Errors
+    /// As [`Kernel::open`].
+    pub(crate) fn open_beside(config: Config, beside: Beside) -> Result<Self> {
+        Ok(Self { beside: Some(beside), ..Self::open(config)? })
+    }
+
+    /// The other engine's bridges: kept up to date by it.
+    pub(crate) fn beside(&mut self) -> &mut Beside {
+        self.beside.get_or_insert_default()
+    }
+
+    /// Looks at and changes devices of the host's namespace.
+    pub(crate) fn rtnl(&mut self) -> &mut Rtnl {
+        &mut self.rtnl
+    }
+
+    /// How the engine works.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
     }
 
     /// What this machine's kernel can do.
@@ -92,7 +127,7 @@ impl Kernel {
             .map_err(|reason| Error::Unsupported { what: what(), reason: reason.to_owned() })
     }
 
-    fn step(&mut self, step: &Step) -> Result<()> {
+    pub(crate) fn step(&mut self, step: &Step) -> Result<()> {
         match step {
             Step::CreateDomain(ns) => self.create_domain(ns).map(drop),
             Step::DeleteDomain(ns) => self.delete_domain(ns),
@@ -140,13 +175,13 @@ impl Kernel {
         bridges.any(|b| self.rtnl.index(b.as_str()).is_ok_and(|index| index == of))
     }
 
-    fn delete_device(&mut self, name: &IfName) -> Result<()> {
+    pub(crate) fn delete_device(&mut self, name: &IfName) -> Result<()> {
         self.rtnl.delete(name.as_str()).unless_missing()?;
         Ok(())
     }
 
     /// The link of a name, which must be of a kind if it is there.
-    fn expect(&mut self, name: &IfName, kind: &str) -> Result<Option<Link>> {
+    pub(crate) fn expect(&mut self, name: &IfName, kind: &str) -> Result<Option<Link>> {
         match self.rtnl.link(name.as_str())? {
             Some(link) if link.kind != kind => {
                 let kind = if link.kind.is_empty() { "physical device".into() } else { link.kind };
@@ -156,12 +191,18 @@ impl Kernel {
         }
     }
 
+    /// A tap as it is made and opened. Its frames carry a header for offloads, unless they are to be plain.
+    fn tap<'a>(&self, name: &'a IfName, queues: u32) -> multihome_netlink::Tap<'a> {
+        let vnet_hdr = self.beside.as_ref().is_none_or(|b| !b.plain);
+        multihome_netlink::Tap { name: name.as_str(), multi_queue: queues > 1, vnet_hdr }
+    }
+
     /// Opens a tap's queues, to be handed to QEMU.
     ///
     /// # Errors
     /// [`multihome_netlink::Error::is_missing`] if there is no such tap; `EBUSY` if somebody has it.
     pub fn open_tap(&self, name: &IfName, queues: u32) -> Result<Vec<OwnedFd>> {
-        let tap = multihome_netlink::Tap { name: name.as_str(), multi_queue: queues > 1, vnet_hdr: true };
+        let tap = self.tap(name, queues);
         let open = || (0..queues.max(1)).map(|_| tap.open()).collect::<Result<Vec<_>, _>>();
         Ok(self.config.host.run(open)??)
     }
@@ -174,6 +215,11 @@ impl Kernel {
     pub fn packet_socket(&mut self, name: &IfName, filter: &[Insn]) -> Result<PacketSocket> {
         let index = self.rtnl.index(name.as_str())?;
         Ok(self.config.host.run(|| PacketSocket::open(index, filter))??)
+    }
+
+    /// Removes what no step does.
+    pub(crate) fn put_all_back(&mut self) -> [Result<()>; 3] {
+        [self.release_forwarding(), self.delete_tables(), self.delete_policies()]
     }
 
     /// Removes everything of ours from the node: devices, namespaces, tables, and changed kernel
@@ -190,7 +236,7 @@ impl Kernel {
                 failed.push(StepError { step, error });
             }
         }
-        for result in [self.release_forwarding(), self.delete_tables(), self.delete_policies()] {
+        for result in self.put_all_back() {
             if let Err(error) = result {
                 tracing::warn!(%error, "teardown is incomplete");
                 let step = Step::DeleteDomain(names::NETNS.into());
@@ -218,6 +264,44 @@ impl crate::Engine for Kernel {
             }
         }
         failed
+    }
+}
+
+impl crate::Dataplane for Kernel {
+    fn name(&self) -> (&'static str, &'static str) {
+        ("kernel", "kernel")
+    }
+
+    fn is_current(&mut self) -> bool {
+        true
+    }
+
+    fn why_no_trunks(&mut self, device: Option<&IfName>) -> Result<Option<String>> {
+        Kernel::why_no_trunks(self, device)
+    }
+
+    fn ear(&self, uplink: &IfName, _bridge: &IfName) -> IfName {
+        uplink.clone()
+    }
+
+    fn open_tap(&self, name: &IfName, queues: u32) -> Result<Vec<OwnedFd>> {
+        Kernel::open_tap(self, name, queues)
+    }
+
+    fn packet_socket(&mut self, name: &IfName, filter: &[Insn]) -> Result<PacketSocket> {
+        Kernel::packet_socket(self, name, filter)
+    }
+
+    fn drops(&mut self) -> Result<BTreeMap<IfName, u64>> {
+        Kernel::drops(self)
+    }
+
+    fn rogues(&mut self) -> Result<BTreeSet<(IfName, Rogue)>> {
+        Kernel::rogues(self)
+    }
+
+    fn teardown(&mut self) -> Vec<StepError> {
+        Kernel::teardown(self)
     }
 }
 

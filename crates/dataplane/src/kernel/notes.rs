@@ -18,25 +18,25 @@ impl Kernel {
     }
 
     /// Notes that `what` is about to be changed on a device.
-    pub(super) fn note(&self, what: &str, device: &str) -> Result<()> {
+    pub(crate) fn note(&self, what: &str, device: &str) -> Result<()> {
         let path = self.note_path(what, device);
         let dir = self.config.state_dir.join(what);
         fs::create_dir_all(&dir).and_then(|()| fs::write(&path, "0")).map_err(failed("write", &path))
     }
 
     /// Whether `what` is noted for a device.
-    pub(super) fn noted(&self, what: &str, device: &str) -> bool {
+    pub(crate) fn noted(&self, what: &str, device: &str) -> bool {
         self.note_path(what, device).exists()
     }
 
     /// The devices for which `what` is noted.
-    pub(super) fn all_noted(&self, what: &str) -> Vec<String> {
+    pub(crate) fn all_noted(&self, what: &str) -> Vec<String> {
         let entries = fs::read_dir(self.config.state_dir.join(what)).into_iter().flatten().flatten();
         entries.filter_map(|e| e.file_name().into_string().ok()).collect()
     }
 
     /// Removes a note, and the directory with the last one.
-    pub(super) fn forget_note(&self, what: &str, device: &str) -> Result<()> {
+    pub(crate) fn forget_note(&self, what: &str, device: &str) -> Result<()> {
         let path = self.note_path(what, device);
         fs::remove_file(&path).map_err(failed("remove", &path))?;
         let _ = fs::remove_dir(self.config.state_dir.join(what));

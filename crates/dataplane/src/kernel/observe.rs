@@ -30,6 +30,8 @@ pub(super) struct Host {
     addresses: Vec<Address>,
     /// Of bridges that sort by VLAN and their ports; empty where there is no such bridge.
     vlans: HashMap<u32, Vec<BridgeVlan>>,
+    /// Where another engine has the bridges: which of them each device is a port of.
+    beside: Option<HashMap<String, IfName>>,
     /// The VLANs that are closed from the wire, by device.
     inner_tags: Vec<(IfName, VlanId)>,
     /// The devices whose tagged frames are refused, and those whose tagged frames are sorted.
@@ -62,12 +64,21 @@ impl Host {
     }
 
     fn bridge_of(&self, link: &Link) -> IfName {
-        let name = self.names.get(&link.master).map_or(NOWHERE, String::as_str);
+        if let Some(bridges) = &self.beside
+            && let Some(bridge) = bridges.get(&link.name)
+        {
+            return bridge.clone();
+        }
+        let master = self.names.get(&link.master).filter(|_| self.beside.is_none());
+        let name = master.map_or(NOWHERE, String::as_str);
         IfName::new(name).unwrap_or_else(|_| IfName::new(NOWHERE).expect("a dash is a device name"))
     }
 
     /// Whether the fixed entries of a port are exactly these.
     fn fixed(&self, link: &Link, wanted: Option<[u8; 6]>) -> bool {
+        if self.beside.is_some() {
+            return true;
+        }
         let entries = self.entries(link.index);
         let mut fixed: Vec<[u8; 6]> =
             entries.iter().filter(|e| e.permanent && !e.own && Some(e.mac) != link.mac).map(|e| e.mac).collect();
@@ -119,6 +130,7 @@ impl Kernel {
         Ok(Host {
             names,
             fdb,
+            beside: self.beside.as_ref().map(|b| b.bridges.clone()),
             addresses: self.rtnl.addresses()?,
             vlans,
             inner_tags: self.inner_tags()?,
@@ -128,7 +140,7 @@ impl Kernel {
         })
     }
 
-    pub(super) fn observed(&mut self) -> Result<NodeState> {
+    pub(crate) fn observed(&mut self) -> Result<NodeState> {
         // The facts may have been changed by somebody else: read them anew.
         self.ports = None;
         let ports = self.known_ports()?.clone();
@@ -180,7 +192,9 @@ impl Kernel {
             let tap = observed_tap(&host, link, state.ports.get(&name));
             state.taps.insert(name, tap);
         }
-        state.remotes = self.observe_remotes(&host)?.clone();
+        if self.beside.is_none() {
+            state.remotes = self.observe_remotes(&host)?.clone();
+        }
         self.observe_domains(&host, &mut state)?;
         Ok(state)
     }
@@ -347,8 +361,7 @@ fn observed_tap(host: &Host, link: &Link, port: Option<&multihome_plan::node::Po
     let learning = Some(learns(port));
     let right = right
         && link.up
-        && link.port.learning == learning
-        && link.port.unicast_flood == learning
+        && (host.beside.is_some() || link.port.learning == learning && link.port.unicast_flood == learning)
         && host.fixed(link, bound_mac(port));
     let (alias, queues, tx_queue_length) = read_tap_alias(&link.alias, link);
     let bridge = host.bridge_of(link);

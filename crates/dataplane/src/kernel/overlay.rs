@@ -18,7 +18,7 @@ use super::security::{OWN, TABLE, split};
 use crate::error::Result;
 
 /// The forwarding entry that stands for every address nobody knows (vxlan(8)).
-const ANYBODY: [u8; 6] = [0; 6];
+pub(crate) const ANYBODY: [u8; 6] = [0; 6];
 
 /// The attributes of a VXLAN uplink as a port.
 fn flags(unknown: bool) -> PortFlags {
@@ -30,12 +30,12 @@ fn flags(unknown: bool) -> PortFlags {
     }
 }
 
-fn copy_to(index: u32, node: IpAddr) -> FdbEntry {
+pub(crate) fn copy_to(index: u32, node: IpAddr) -> FdbEntry {
     FdbEntry { index, mac: ANYBODY, remote: Some(node), own: true, permanent: true }
 }
 
 /// The entries of a NIC: where the tunnel leads, and that the tunnel leads there.
-fn host(index: u32, mac: MacAddr, via: IpAddr) -> [FdbEntry; 2] {
+pub(crate) fn host(index: u32, mac: MacAddr, via: IpAddr) -> [FdbEntry; 2] {
     let entry = FdbEntry { index, mac: mac.0, remote: Some(via), own: true, permanent: true };
     [entry.clone(), FdbEntry { remote: None, own: false, ..entry }]
 }

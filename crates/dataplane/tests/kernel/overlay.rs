@@ -77,12 +77,20 @@ fn what_other_nodes_carry_is_known_and_answered_for() {
     let mut rtnl = Rtnl::open_in(&host.netns).unwrap();
     let index = rtnl.index(uplink.as_str()).unwrap();
     let bridge = rtnl.index(name(names::BRIDGE, "net3").as_str()).unwrap();
-    rtnl.neighbour_delete(bridge, "10.3.0.42".parse().unwrap()).unwrap();
+    match &host.vswitch {
+        None => rtnl.neighbour_delete(bridge, "10.3.0.42".parse().unwrap()).unwrap(),
+        Some(vswitch) => {
+            let bridge = name(names::BRIDGE, "net3");
+            vswitch.lock().unwrap().ofctl("del-flows", bridge.as_str(), &["arp,arp_tpa=10.3.0.42"]).map(drop).unwrap();
+        }
+    }
     let entry =
         FdbEntry { index, mac: mac(40).0, remote: Some("192.0.2.9".parse().unwrap()), own: true, permanent: true };
     assert!(rtnl.fdb_delete(&[entry]).into_iter().all(|r| r.is_ok()));
-    let port = PortFlags { neigh_suppress: Some(false), ..PortFlags::default() };
-    rtnl.change(index, &LinkChange { port, ..LinkChange::default() }).unwrap();
+    if !OVS {
+        let port = PortFlags { neigh_suppress: Some(false), ..PortFlags::default() };
+        rtnl.change(index, &LinkChange { port, ..LinkChange::default() }).unwrap();
+    }
     reach(&mut host.engine(), &desired);
 
     // A NIC that comes to this node is a port's, and leaves it again for another.

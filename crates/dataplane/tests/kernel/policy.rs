@@ -66,7 +66,7 @@ fn stack_plan() -> NodeState {
 }
 
 impl Machine {
-    fn new(host: &Host, engine: &Kernel, n: u8, m: u8, mtu: u32) -> Self {
+    fn new(host: &Host, engine: &AnyEngine, n: u8, m: u8, mtu: u32) -> Self {
         let tap = name(names::TAP, &format!("nic{n}.{m}"));
         let outer = engine.open_tap(&tap, 1).unwrap().remove(0);
         let netns = Netns::anonymous().unwrap();

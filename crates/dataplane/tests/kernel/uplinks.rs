@@ -29,7 +29,7 @@ fn a_device_of_the_nodes_own_is_an_uplink_and_is_given_back() {
     let uplink = Uplink { alias: "uplink default/net1".into(), bridge, mtu, kind: UplinkKind::Device };
     desired.uplinks.insert(IfName::new("lan0").unwrap(), uplink);
     let mut engine = host.engine();
-    let refused = |engine: &mut Kernel| {
+    let refused = |engine: &mut AnyEngine| {
         let observed = engine.observe().unwrap();
         let failed = engine.apply(&diff(&observed, &desired));
         assert_eq!(failed.len(), 1, "{failed:?}");

@@ -20,7 +20,7 @@ fn built() -> Result<std::path::PathBuf, String> {
     if built.status.success() { Ok(out) } else { Err(said) }
 }
 
-fn attachment(engine: &Kernel, n: u8, m: u8, slot: u8) -> NicAttachment {
+fn attachment(engine: &AnyEngine, n: u8, m: u8, slot: u8) -> NicAttachment {
     let tap = name(names::TAP, &format!("nic{n}.{m}"));
     let spec = NicSpec {
         id: format!("n{m}"),
