@@ -20,6 +20,21 @@ def scale():
                 f"{us / first:.2f} (bare {floor / least:.2f})", "within 1.5", us <= 1.5 * first)
 
 
+    scale_ovs()
+
+
+def scale_ovs():
+    """The same by Open vSwitch in user space, beside its own tool; ovs-vswitchd looks at every port for each change."""
+    if not shutil.which("ovs-vswitchd", path="/usr/sbin:/usr/bin"):
+        row("6 attaching by Open vSwitch", "–", "openvswitch-switch is not installed", "–", "–", None)
+        return
+    say("scale: attaching 1,000 NICs by Open vSwitch")
+    for line in run(os.path.join(EXAMPLES, "attach_many"), "1000", "ovs", timeout=900).stdout.splitlines():
+        n, us, floor = map(int, line.split())
+        row(f"6 attaching NIC {n:,} by Open vSwitch in user space, ms (20 NICs)", f"{us / 1000:.0f}",
+            f"`ovs-vsctl add-port` of a bare tap: {floor / 1000:.0f}", f"{us / floor:.2f} × ovs-vsctl", "–", None)
+
+
 def start():
     say("start: the server alone, 5 times")
     ready, memory = [], []

@@ -71,7 +71,8 @@ pub(crate) async fn sync_ears(agent: &Agent, input: &NodeInput) -> Result<(), Er
     let mut wanted = vec![];
     for network in guarded {
         let bridge = multihome_plan::node::bridge_name(network);
-        let uplinks = plan.uplinks.iter().filter(|(_, u)| u.bridge == bridge).map(|(name, _)| name.clone());
+        let uplinks = plan.uplinks.iter().filter(|(_, u)| u.bridge == bridge);
+        let uplinks = uplinks.map(|(name, u)| agent.plumbing.ear(name, &u.bridge));
         // Of other networks, too, that are the same VLAN.
         let here = |tap: &IfName| plan.taps.get(tap).is_some_and(|t| t.bridge == bridge);
         let open = input.nics.iter().filter(|n| n.security == PortSecurity::Promiscuous).map(|n| tap_name(&n.uid));

@@ -15,7 +15,6 @@ use multihome_control::{Key, status};
 use multihome_model::condition::{self, Condition, find};
 use multihome_model::kubevirt::VirtualMachineInstance;
 use multihome_model::{DhcpMode, FINALIZER_AGENT, Family, LinkState, NetworkInterface};
-use multihome_netlink::Tap;
 use multihome_plan::node::tap_name;
 use multihome_vmm::{NicAttachment, NicSpec, Vm};
 use serde_json::json;
@@ -244,15 +243,9 @@ fn queue_count(v: &VmNicView) -> usize {
     v.nic.spec.queues.unwrap_or(1).clamp(1, 8) as usize
 }
 
-async fn open_queues(v: &VmNicView) -> Result<Vec<OwnedFd>, Error> {
+async fn open_queues(agent: &Agent, v: &VmNicView) -> Result<Vec<OwnedFd>, Error> {
     let name = tap_name(&v.nic.uid().unwrap_or_default());
-    let queues = queue_count(v);
-    tokio::task::spawn_blocking(move || {
-        let tap = Tap { name: name.as_str(), multi_queue: queues > 1, vnet_hdr: true };
-        (0..queues).map(|_| tap.open()).collect::<Result<Vec<_>, _>>()
-    })
-    .await?
-    .map_err(Error::from)
+    agent.plumbing.open_tap(name, queue_count(v) as u32).await
 }
 
 fn nic_spec(v: &VmNicView, slot: u8) -> NicSpec {
@@ -343,7 +336,10 @@ async fn start(agent: &Arc<Agent>, key: &Key, vmi: &Arc<VirtualMachineInstance>)
             let text = format!("a VM has room for {} NICs, and this one has {}", vm_spec.ports, views.len());
             return finish(agent, key, vmi, "Failed", &text).await;
         };
-        nics.push(NicAttachment { spec: nic_spec(v, *slot), queues: open_queues(v).await? });
+        nics.push(NicAttachment {
+            spec: nic_spec(v, *slot),
+            queues: agent.plumbing.open_tap(tap_name(&v.nic.uid().unwrap_or_default()), queue_count(v) as u32).await?,
+        });
     }
     let config = agent.vmm_config(vm_spec.kernel.as_ref().map(|k| k.kernel.clone())).await?;
     let vm = match Vm::start(&config, &vm_spec, nics).await {
@@ -460,11 +456,14 @@ async fn maintain(
             }
             Some(_) => {}
             None => {
-                let queues = match open_queues(v).await {
+                let queues = match open_queues(agent, v).await {
                     // QEMU holds it for a NIC that it has not: a process of ours was killed at that moment.
                     Err(Error::Netlink(e)) if e.is_busy() => {
                         r.vm.clear_half_plugged(&uid, queue_count(v)).await?;
-                        open_queues(v).await?
+                        agent
+                            .plumbing
+                            .open_tap(tap_name(&v.nic.uid().unwrap_or_default()), queue_count(v) as u32)
+                            .await?
                     }
                     other => other?,
                 };

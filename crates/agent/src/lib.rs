@@ -7,6 +7,7 @@ mod acceleration;
 mod announce;
 mod changes;
 mod dhcp;
+mod engine;
 mod fabrics;
 mod guarded;
 mod instance;
@@ -44,6 +45,7 @@ use multihome_vmm::images::ImageStore;
 use multihome_vmm::{Acceleration, Accelerator, VmmConfig};
 use tokio::sync::broadcast::error::RecvError;
 
+pub use engine::Wish;
 pub use spec::{local_change, node_input, remote_change};
 pub use teardown::teardown;
 pub use trial::resume;
@@ -63,6 +65,10 @@ pub struct Config {
     pub tunnel_address: Option<IpAddr>,
     /// The API is on another machine: while it answers, this node can be managed. Otherwise its gateway tells.
     pub remote_api: bool,
+    /// The engine that moves frames.
+    pub dataplane: Wish,
+    /// The socket of ovsdb-server, where it is not Debian's.
+    pub ovs_database: Option<PathBuf>,
 }
 
 impl Config {
@@ -259,7 +265,8 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
         guarded::follow(&agent),
         probes::follow(&agent),
         policies::follow(&agent),
-        warnings::follow(&agent)
+        warnings::follow(&agent),
+        plumbing::follow(&agent)
     );
     Ok(())
 }

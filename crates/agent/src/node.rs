@@ -107,8 +107,10 @@ async fn register(
     // Where a kubelet speaks for the node, what it says stands beside what we say.
     let alone = old.as_ref().is_none_or(is_ours_alone);
     let before = old.and_then(|n| n.status).and_then(|s| s.conditions).unwrap_or_default();
-    let mut status =
-        NodeStatus { conditions: Some(conditions(kernel, acceleration, &before, alone)), ..Default::default() };
+    let mut status = NodeStatus {
+        conditions: Some(conditions(kernel, agent.plumbing.engine(), acceleration, &before, alone)),
+        ..Default::default()
+    };
     if alone {
         status.capacity = Some(capacity());
         status.node_info = Some(system_info());
@@ -127,6 +129,7 @@ async fn register(
 
 fn conditions(
     kernel: &Capabilities,
+    (engine, datapath, why): (&str, &str, &str),
     acceleration: Option<&Acceleration>,
     before: &[NodeCondition],
     alone: bool,
@@ -156,6 +159,11 @@ fn conditions(
         ),
         None => make("KVM", false, "NotTried", "tried when the first VM starts".into()),
     });
+    let (reason, by) = match engine {
+        "openvswitch" => ("OpenVSwitch", format!("Open vSwitch, data path {datapath}")),
+        _ => ("Kernel", "the kernel's bridges".to_owned()),
+    };
+    out.push(make("Dataplane", true, reason, format!("frames are moved by {by}: {why}")));
     for (name, finding) in kernel.iter() {
         let name = name.name();
         let camel: String = name

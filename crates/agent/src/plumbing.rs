@@ -5,17 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kube::Client;
 use multihome_control::Key;
 use multihome_control::queue::Next;
-use multihome_dataplane::kernel::{Config as KernelConfig, Counted, Kernel, Rogue};
-use multihome_dataplane::{Engine, StepError};
+use multihome_dataplane::{Counted, Dataplane, Ear, Rogue, StepError};
 use multihome_dhcp::guard::server::Doorkeeper;
 use multihome_model::{IfName, NetworkType, PortSecurity};
-use multihome_netlink::{Capabilities, Link, Netns, Rtnl};
+use multihome_netlink::{Capabilities, Link, Rtnl};
 use multihome_plan::node::{
     Domain, NodeInput, NodeNetwork, NodeNic, NodeState, Remotes, Security, Step, Uplink, UplinkKind, bridge_name,
     build, diff, remotes, simulate, tap_name,
@@ -27,30 +27,19 @@ use crate::announce::announce;
 use crate::management::Management;
 use crate::policies::Policed;
 use crate::trial::Trials;
-use crate::{Agent, Config, Error, Work, dhcp, fabrics, guarded, networks, probes, settle, spec, trial};
+use crate::{Agent, Config, Error, Work, dhcp, engine, fabrics, guarded, networks, probes, settle, spec, trial};
 
 /// How long what was observed is trusted.
 const TRUST: Duration = Duration::from_secs(50);
+/// How often it is looked whether the engine's daemons are those that were told.
+const WATCH: Duration = Duration::from_secs(1);
 
 struct Inner {
-    engine: Kernel,
+    engine: Box<dyn Dataplane>,
     rtnl: Rtnl,
     state: NodeState,
     /// When `state` was observed; `None` if it cannot be trusted.
     observed: Option<Instant>,
-}
-
-/// The kernel's engine in the host's own namespace.
-pub(crate) fn open_kernel(config: &Config, capabilities: Capabilities) -> Result<Kernel, Error> {
-    let config = KernelConfig {
-        host: Netns::current()?,
-        netns_prefix: config.netns_prefix.clone(),
-        state_dir: config.data_dir.join("dataplane"),
-        // Taps are opened here and handed to QEMU.
-        tap_owner: None,
-        capabilities,
-    };
-    Kernel::open(config).map_err(|e| Error::Dataplane(e.to_string()))
 }
 
 /// The engine and what it was seen to hold. All its work is blocking and done on threads for that.
@@ -65,6 +54,9 @@ pub(crate) struct Plumbing {
     /// What is tried of the node's own devices, and what was taken back.
     pub(crate) trials: Arc<Trials>,
     pub(crate) management: Management,
+    ear: Ear,
+    /// The engine's name, what moves frames, and why it is this one.
+    engine: (&'static str, &'static str, Arc<str>),
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -76,12 +68,16 @@ impl Plumbing {
     pub(crate) async fn open(config: &Config, capabilities: Capabilities, client: Client) -> Result<Self, Error> {
         let management = Management { remote: config.remote_api, client };
         let (trials, config) = (Arc::new(Trials::open(config)), config.clone());
-        let inner = tokio::task::spawn_blocking(move || -> Result<Inner, Error> {
-            let engine = open_kernel(&config, capabilities)?;
-            Ok(Inner { engine, rtnl: Rtnl::open()?, state: NodeState::default(), observed: None })
+        let (inner, why) = tokio::task::spawn_blocking(move || -> Result<(Inner, String), Error> {
+            let engine::Chosen { engine, why } = engine::open(&config, &capabilities)?;
+            Ok((Inner { engine, rtnl: Rtnl::open()?, state: NodeState::default(), observed: None }, why))
         })
         .await??;
+        let (name, datapath) = inner.engine.name();
+        tracing::info!("frames are moved by {name}, data path {datapath}: {why}");
         Ok(Self {
+            ear: inner.engine.ear(),
+            engine: (name, datapath, why.into()),
             inner: Arc::new(Mutex::new(inner)),
             indexes: Arc::default(),
             learnt: Arc::default(),
@@ -369,6 +365,38 @@ impl Plumbing {
         Ok(found.await?)
     }
 
+    /// The engine's name, what moves frames, and why it is this one.
+    pub(crate) fn engine(&self) -> (&'static str, &'static str, &str) {
+        (self.engine.0, self.engine.1, &self.engine.2)
+    }
+
+    /// The device on which the node hears and speaks on an uplink.
+    pub(crate) fn ear(&self, uplink: &IfName, bridge: &IfName) -> IfName {
+        (self.ear)(uplink, bridge)
+    }
+
+    /// Opens a tap's queues.
+    pub(crate) async fn open_tap(&self, tap: IfName, queues: u32) -> Result<Vec<OwnedFd>, Error> {
+        let this = self.clone();
+        let opened = tokio::task::spawn_blocking(move || lock(&this.inner).engine.open_tap(&tap, queues));
+        opened.await?.map_err(|e| Error::Dataplane(e.to_string()))
+    }
+
+    /// Whether the engine's daemons forgot what they were told; then it is looked at again.
+    async fn forgot(&self) -> Result<bool, Error> {
+        let this = self.clone();
+        let forgot = tokio::task::spawn_blocking(move || {
+            let mut inner = lock(&this.inner);
+            // Before the first look nothing was told.
+            let forgot = inner.observed.is_some() && !inner.engine.is_current();
+            if forgot {
+                inner.observed = None;
+            }
+            forgot
+        });
+        Ok(forgot.await?)
+    }
+
     /// Logs what the last round did not say already.
     fn warn_once(&self, now: BTreeSet<String>) {
         let mut said = lock(&self.said);
@@ -514,4 +542,19 @@ pub(crate) async fn reconcile(agent: &Agent) -> Next {
         Ok(Next::Wait)
     };
     settle("the node plan was not applied", work.await)
+}
+
+/// Applies the whole plan again as soon as the engine's daemons forgot it, for as long as it is polled.
+pub(crate) async fn follow(agent: &Agent) {
+    loop {
+        tokio::time::sleep(WATCH).await;
+        match agent.plumbing.forgot().await {
+            Ok(true) => {
+                tracing::warn!("Open vSwitch was restarted: it is told everything again");
+                agent.queue.push(Work::Node);
+            }
+            Ok(false) => {}
+            Err(e) => tracing::warn!("whether the data plane is as it was is not known: {e}"),
+        }
+    }
 }

@@ -22,7 +22,8 @@ pub(crate) async fn sync(agent: &Agent, input: &NodeInput) -> Result<(), Error> 
     let plan = build(input);
     let uplink = |n: &NodeNetwork| {
         let bridge = bridge_name(n);
-        plan.uplinks.iter().find(|(_, u)| u.bridge == bridge).map(|(name, _)| name.clone())
+        let of = plan.uplinks.iter().find(|(_, u)| u.bridge == bridge);
+        of.map(|(name, u)| agent.plumbing.ear(name, &u.bridge))
     };
     // Guests that may say anything may be the server or the router.
     let guests = |n: &NodeNetwork| -> Vec<IfName> {

@@ -2,7 +2,7 @@
 
 use multihome_vmm::{Vm, VmmConfig};
 
-use crate::plumbing::open_kernel;
+use crate::engine::{Holds, forget, holds, open_kernel, open_ovs};
 use crate::{Config, Error};
 
 /// Ends the VMs below the data directory and removes all devices of ours, whoever made them. To be called while no
@@ -32,8 +32,16 @@ pub async fn teardown(config: &Config) -> Result<Vec<String>, Error> {
     }
     let config = config.clone();
     let devices = tokio::task::spawn_blocking(move || -> Result<Vec<String>, Error> {
-        let mut engine = open_kernel(&config, multihome_netlink::probe()?)?;
-        Ok(engine.teardown().iter().map(ToString::to_string).collect())
+        let capabilities = multihome_netlink::probe()?;
+        let mut left = vec![];
+        if let Some(Holds::Ovs(socket)) = holds(&config) {
+            left = open_ovs(&config, &socket, &capabilities)?.teardown();
+        }
+        left.extend(open_kernel(&config, &capabilities)?.teardown());
+        if left.is_empty() {
+            forget(&config)?;
+        }
+        Ok(left.iter().map(ToString::to_string).collect())
     })
     .await??;
     left.extend(devices);

@@ -10,14 +10,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kube::Client;
-use multihome_dataplane::Engine;
 use multihome_model::{Mtu, NetworkType};
 use multihome_plan::node::{Fabric, NodeInput, NodeState, UplinkKind, diff};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use crate::engine;
 use crate::management::Management;
-use crate::plumbing::{Plumbing, open_kernel};
+use crate::plumbing::Plumbing;
 use crate::{Agent, Config, Error, Work};
 
 /// How long a change may keep the node from being managed, in seconds.
@@ -292,7 +292,7 @@ pub async fn resume(config: &Config, client: &Client) -> Result<(), Error> {
 /// Makes uplinks, bonds and fabrics' bridges what they were.
 fn put_back(config: &Config, before: NodeState) -> Result<(), Error> {
     let failed = |e: &dyn std::fmt::Display| Error::Dataplane(e.to_string());
-    let mut engine = open_kernel(config, multihome_netlink::probe()?)?;
+    let mut engine = engine::open(config, &multihome_netlink::probe()?)?.engine;
     let observed = engine.observe().map_err(|e| failed(&e))?;
     match engine.apply(&diff(&observed, &as_before(&observed, before))).first() {
         Some(e) => Err(failed(e)),

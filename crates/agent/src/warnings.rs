@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use kube::ResourceExt;
 use multihome_control::Key;
 use multihome_control::world::{network_key, vm_key};
-use multihome_dataplane::kernel::Rogue;
+use multihome_dataplane::Rogue;
 use multihome_dhcp::guard::Dropping;
 use multihome_model::{IfName, NetworkInterface};
 use multihome_plan::node::tap_name;

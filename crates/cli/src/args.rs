@@ -131,6 +131,17 @@ pub struct Controller {
     pub webhook_host: Option<String>,
 }
 
+/// What moves the frames of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Dataplane {
+    /// The kernel where it has VLANs, else Open vSwitch where it runs, else the kernel
+    Auto,
+    /// The kernel's bridges
+    Kernel,
+    /// Open vSwitch
+    Ovs,
+}
+
 /// What a node agent is told.
 #[derive(Debug, Args)]
 pub struct NodeArgs {
@@ -141,6 +152,13 @@ pub struct NodeArgs {
     /// the API is reached from
     #[arg(long, value_name = "ADDRESS")]
     pub tunnel_address: Option<IpAddr>,
+    /// What moves the frames of this node: the kernel's bridges, or Open vSwitch. auto takes the kernel where it has VLANs, else
+    /// Open vSwitch where it runs, else the kernel
+    #[arg(long, value_enum, default_value_t = Dataplane::Auto, value_name = "ENGINE")]
+    pub dataplane: Dataplane,
+    /// The socket of Open vSwitch's database; those of its bridges are in the same directory
+    #[arg(long, value_name = "PATH", default_value = "/var/run/openvswitch/db.sock")]
+    pub ovs_database: PathBuf,
     /// QEMU's program
     #[arg(long, default_value = "qemu-system-x86_64")]
     pub qemu: PathBuf,

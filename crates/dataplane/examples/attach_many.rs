@@ -1,18 +1,21 @@
 //! For benchmarks: what the n-th NIC on a node costs, in a namespace of its own that is gone afterwards.
 //!
-//!     attach_many COUNT
+//!     attach_many COUNT [ovs]
 //!
 //! Prints `N MICROSECONDS FLOOR` around each power of ten: the median of 20 attachments (facts, tap, bridge port), and of 20 taps
-//! that are made and put on the same bridge with nothing else: what the kernel takes for a device when so many are there.
+//! that are made and put on the same bridge with nothing else: what the kernel takes for a device when so many are there. With `ovs` by an
+//! Open vSwitch of its own, userspace data path; the floor is then the same tap put there by `ovs-vsctl add-port`.
 
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use multihome_dataplane::Engine;
+use multihome_dataplane::Dataplane;
 use multihome_dataplane::kernel::{Config, Kernel};
+use multihome_dataplane::ovs::{self, Datapath, Ovs};
 use multihome_model::{MacAddr, Mtu, names};
 use multihome_netlink::{LinkChange, Netns, Rtnl};
 use multihome_plan::node::{Bridge, Port, Security, Service, Step, Tap};
+use multihome_testkit::vswitch::Vswitch;
 
 /// NICs per bridge: the kernel takes at most 1024 ports on one.
 const PER_BRIDGE: u32 = 1000;
@@ -57,6 +60,24 @@ fn floor(host: &Netns, bridge: &str) -> Result<u128, multihome_netlink::Error> {
     })?
 }
 
+/// The same by Open vSwitch's own tool.
+fn floor_of_ovs(host: &Netns, vswitch: &Vswitch, bridge: &str) -> Result<u128, Box<dyn std::error::Error>> {
+    let mut took = vec![];
+    for _ in 0..SAMPLE {
+        let start = Instant::now();
+        host.run(|| {
+            multihome_netlink::Tap { name: "floor", multi_queue: false, vnet_hdr: false }.create(None)?;
+            Rtnl::open()?.change_named("floor", &LinkChange { up: Some(true), ..LinkChange::default() })
+        })??;
+        vswitch.vsctl(&["add-port", bridge, "floor"])?;
+        took.push(start.elapsed().as_micros());
+        vswitch.vsctl(&["del-port", bridge, "floor"])?;
+        host.run(|| Rtnl::open()?.delete("floor"))??;
+    }
+    took.sort_unstable();
+    Ok(took[took.len() / 2])
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let count: u32 = std::env::args().nth(1).unwrap_or_else(|| "10000".into()).parse()?;
     let dir = std::env::temp_dir().join(format!("mh-attach-many-{}", std::process::id()));
@@ -69,7 +90,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         tap_owner: None,
         capabilities: multihome_netlink::probe()?,
     };
-    let mut engine = Kernel::open(config)?;
+    let vswitch = match std::env::args().nth(2).as_deref() {
+        Some("ovs") => {
+            let inside = host.try_clone()?;
+            let spawn = move |c: &mut std::process::Command| inside.run(|| c.spawn()).map_err(std::io::Error::other)?;
+            Some(Vswitch::start(Box::new(spawn))?)
+        }
+        _ => None,
+    };
+    let mut engine: Box<dyn Dataplane> = match &vswitch {
+        Some(v) => {
+            let config = ovs::Config { kernel: config, database: v.database(), datapath: Datapath::Netdev };
+            Box::new(Ovs::open(config)?)
+        }
+        None => Box::new(Kernel::open(config)?),
+    };
     let mut apply = |steps: &[Step]| match engine.apply(steps).into_iter().next() {
         Some(e) => Err(Box::new(e)),
         None => Ok(()),
@@ -89,7 +124,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             if sample.len() == SAMPLE as usize {
                 sample.sort_unstable();
                 let bridge = names::device(names::BRIDGE, &format!("net-{}", i / PER_BRIDGE));
-                let floor = floor(&host, bridge.as_str())?;
+                let floor = match &vswitch {
+                    Some(v) => floor_of_ovs(&host, v, bridge.as_str())?,
+                    None => floor(&host, bridge.as_str())?,
+                };
                 println!("{} {} {floor}", marks.pop().unwrap_or_default(), sample[sample.len() / 2]);
                 sample.clear();
             }

@@ -17,7 +17,7 @@ pub mod kernel;
 pub mod ovs;
 
 pub use error::{Error, Result, StepError};
-pub use kernel::Rogue;
+pub use kernel::{Counted, Rogue};
 
 /// Something that can hold a node plan: the Linux kernel, Open vSwitch, OVN.
 pub trait Engine: Send {
@@ -32,6 +32,10 @@ pub trait Engine: Send {
     /// Carries out steps in order; one that fails hinders no other. Returns what failed.
     fn apply(&mut self, steps: &[Step]) -> Vec<StepError>;
 }
+
+/// The device on which the node hears and speaks on a network's uplink by packet sockets, from the names of the uplink and of the
+/// network's bridge.
+pub type Ear = fn(&IfName, &IfName) -> IfName;
 
 /// What the agent of a node asks of an engine beside steps.
 pub trait Dataplane: Engine + std::fmt::Debug {
@@ -48,8 +52,8 @@ pub trait Dataplane: Engine + std::fmt::Debug {
     /// When the node cannot be looked at.
     fn why_no_trunks(&mut self, device: Option<&IfName>) -> Result<Option<String>>;
 
-    /// The device on which the node itself hears and speaks on a network's uplink, by packet sockets.
-    fn ear(&self, uplink: &IfName, bridge: &IfName) -> IfName;
+    /// How the node itself hears and speaks on networks' uplinks.
+    fn ear(&self) -> Ear;
 
     /// Opens a tap's queues, to be handed to QEMU.
     ///
@@ -75,6 +79,12 @@ pub trait Dataplane: Engine + std::fmt::Debug {
     /// # Errors
     /// When the counters cannot be read.
     fn rogues(&mut self) -> Result<BTreeSet<(IfName, Rogue)>>;
+
+    /// What was counted at each NIC with policies, since it has them.
+    ///
+    /// # Errors
+    /// When the counters cannot be read.
+    fn policy_counters(&mut self) -> Result<BTreeMap<IfName, Counted>>;
 
     /// Removes everything of ours from the node. Returns what could not be removed.
     fn teardown(&mut self) -> Vec<StepError>;

@@ -149,3 +149,75 @@ fn daemons_that_crash_are_told_again_and_nothing_passes_unguarded_meanwhile() {
     assert!(host.engine().teardown().is_empty());
     assert!(!host.links().iter().any(|l| l.starts_with("mh")), "{:?}", host.links());
 }
+
+#[test]
+fn the_node_hears_its_vlans_by_the_bridges_own_port_and_says_nothing_there_but_probes() {
+    use multihome_model::{IfName, VlanId, names};
+    use multihome_netlink::packet::{FrameBatch, filter};
+    use multihome_plan::node::{Service, Uplink, UplinkKind};
+    use suite::guest::{BROADCAST, Guest, arp, ethernet, ipv4, same, udp};
+    let test = "the_node_hears_its_vlans_by_the_bridges_own_port_and_says_nothing_there_but_probes";
+    let Some(host) = host(test) else { return };
+    let tagged = |frame: &[u8]| [&frame[..12], &[0x81, 0, 0, 100], &frame[12..]].concat();
+    let mut far = suite::trunks::wired(&host);
+    let mut desired = NodeState::default();
+    network(&mut desired, 1, "a");
+    let tap = nic(&mut desired, 1, 10, false);
+    desired.ports.get_mut(&tap).unwrap().dhcp4 = Service::Guarded;
+    let bridge = suite::name(names::BRIDGE, "net1");
+    let mtu = desired.bridges[&bridge].mtu;
+    let kind = UplinkKind::Vlan { parent: IfName::new("lan0").unwrap(), id: VlanId::new(100).unwrap() };
+    let uplink = Uplink { alias: "uplink default/net1".into(), bridge: bridge.clone(), mtu, kind };
+    let device = suite::name(names::VLAN, "net1");
+    desired.uplinks.insert(device.clone(), uplink);
+    let mut engine = host.engine();
+    reach(&mut engine, &desired);
+    let a = guest(&host, &engine, 1, 10);
+    let ear = engine.ear()(&device, &bridge);
+    assert_eq!(ear, bridge);
+    let socket = engine.packet_socket(&ear, &filter::all()).unwrap();
+    let heard = |wanted: &[u8]| {
+        let mut batch = FrameBatch::new(64, 2048);
+        let started = Instant::now();
+        while started.elapsed() < SILENCE {
+            if socket.receive(&mut batch).is_ok() && batch.iter().any(|f| same(f.data, wanted)) {
+                return true;
+            }
+            std::thread::sleep(SILENCE / 50);
+        }
+        false
+    };
+    let server = [0x52, 0x54, 0, 0, 9, 9];
+    let prober = names::probe_mac("node", "uid").0;
+    let all = std::net::Ipv4Addr::BROADCAST;
+    // From the wire: what servers say, and what probes are answered; no guest hears either, and the node nothing else.
+    let offer = ethernet(BROADCAST, server, 0x0800, &ipv4(ip("10.1.0.9"), all, 17, &udp(67, 68)));
+    let answer = ethernet(prober, server, 0x0806, &arp(2, server, ip("10.1.0.9"), prober, ip("0.0.0.0")));
+    let probe = ethernet(BROADCAST, server, 0x88b5, &[7; 46]);
+    for (what, frame) in [("an offer", &offer), ("an answer", &answer), ("a probe", &probe)] {
+        a.forget();
+        far.send(&tagged(frame));
+        assert!(heard(frame), "{what}");
+        assert!(a.sees(SILENCE, |f| same(f, frame)).is_none(), "{what} at a guest");
+        far.send(frame);
+        assert!(!heard(frame), "{what} without a tag");
+    }
+    let other = ethernet(BROADCAST, server, 0x0800, &ipv4(ip("10.1.0.9"), all, 17, &udp(5000, 5001)));
+    far.send(&tagged(&other));
+    assert!(a.sees(PATIENCE, |f| same(f, &other)).is_some(), "a guest hears the rest");
+    assert!(!heard(&other), "and the node does not");
+    // To the wire: probes, and nothing else.
+    let ask = ethernet(BROADCAST, prober, 0x0806, &arp(1, prober, ip("0.0.0.0"), BROADCAST, ip("10.1.0.1")));
+    let ours = ethernet(BROADCAST, [2, 0, 0, 0, 0, 7], 0x88b5, &[8; 46]);
+    let lie = ethernet(BROADCAST, [2, 0, 0, 0, 0, 7], 0x0800, &ipv4(ip("10.1.0.9"), all, 17, &udp(67, 68)));
+    for (frame, passes) in [(&ask, true), (&ours, true), (&lie, false)] {
+        a.forget();
+        far.forget();
+        socket.send(frame).unwrap();
+        let wire = tagged(frame);
+        let patience = if passes { PATIENCE } else { SILENCE };
+        assert_eq!(far.sees(patience, |f| same(f, &wire)).is_some(), passes, "{frame:?}");
+        assert!(a.sees(SILENCE, |f| same(f, frame)).is_none(), "at a guest");
+    }
+    let _: &Guest = &a;
+}

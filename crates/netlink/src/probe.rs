@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 use crate::link::{LinkChange, LinkKind, NewLink, VethPeer};
+use crate::msg::Msg;
 use crate::netns::Netns;
 use crate::nft;
 use crate::rtnl::Rtnl;
+use crate::socket::Socket;
 use crate::tap::Tap;
 
 /// One thing that a kernel may or may not be able to do.
@@ -36,11 +38,13 @@ pub enum Capability {
     BridgeConntrack,
     /// Macvlan devices.
     Macvlan,
+    /// The kernel's data path for Open vSwitch.
+    OvsDatapath,
 }
 
 impl Capability {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Bridge,
         Self::Veth,
         Self::Vxlan,
@@ -53,6 +57,7 @@ impl Capability {
         Self::NetdevHook,
         Self::BridgeConntrack,
         Self::Macvlan,
+        Self::OvsDatapath,
     ];
 
     /// Its name as the Node shows it.
@@ -70,6 +75,7 @@ impl Capability {
             Self::NetdevHook => "netdev-hook",
             Self::BridgeConntrack => "bridge-conntrack",
             Self::Macvlan => "macvlan",
+            Self::OvsDatapath => "ovs-datapath",
         }
     }
 }
@@ -129,6 +135,17 @@ fn link(rtnl: &mut Rtnl, name: &str, kind: LinkKind<'_>) -> Result<u32> {
     rtnl.create(&NewLink { name, kind, change: LinkChange::default() })
 }
 
+/// Looks for a family of generic netlink (include/uapi/linux/genetlink.h); the kernel loads its module, if it has it.
+fn generic_family(name: &str) -> Result<()> {
+    const CONTROL: u16 = 0x10;
+    const GET_FAMILY: u8 = 3;
+    const FAMILY_NAME: u16 = 2;
+    // Command, version, reserved.
+    let mut m = Msg::new(CONTROL, 0, "look for generic netlink family", name).raw(&[GET_FAMILY, 1, 0, 0]);
+    m.text(FAMILY_NAME, name);
+    Socket::open(libc::NETLINK_GENERIC)?.query(m, |_| Some(()))
+}
+
 fn attempt(rtnl: &mut Rtnl, capability: Capability) -> Result<()> {
     let bridge = |vlan_filtering| LinkKind::Bridge { ageing: 30_000, vlan_filtering };
     match capability {
@@ -169,6 +186,7 @@ fn attempt(rtnl: &mut Rtnl, capability: Capability) -> Result<()> {
             "table inet probenat { chain c { type nat hook postrouting priority 100; \
              ip saddr 192.0.2.0/24 masquerade; }; }",
         ),
+        Capability::OvsDatapath => generic_family("ovs_datapath"),
         Capability::NetdevHook => nft::load(
             "table netdev probe { chain c { type filter hook ingress device \"probe-v0\" \
              priority 0; }; }",

@@ -18,6 +18,7 @@ pub use cluster::Cluster;
 pub use kubernetes::Kubernetes;
 pub use manifest::{dual_stack, network, vm};
 use serde_json::Value;
+use vswitch::Vswitch;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -124,6 +125,31 @@ impl Node {
         node
     }
 
+    /// Makes the namespace with an Open vSwitch of its own, and starts the server, whose data plane that is.
+    ///
+    /// # Errors
+    /// Why there is no Open vSwitch.
+    ///
+    /// # Panics
+    /// If anything else of that fails.
+    pub fn on_open_vswitch(binary: &str) -> Result<(Self, Vswitch), String> {
+        let mut node = Self::new(binary, &["serve", "--node-name", "node1"]);
+        let netns = format!("--net=/run/netns/{}", node.netns);
+        let spawn = move |c: &mut Command| {
+            let mut inside = Command::new("nsenter");
+            inside.arg(&netns).arg("--").arg(c.get_program()).args(c.get_args());
+            inside.envs(c.get_envs().filter_map(|(key, value)| Some((key, value?))));
+            inside.stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+        };
+        let vswitch = Vswitch::start(Box::new(spawn))?;
+        let database = vswitch.database().display().to_string();
+        node.role.truncate(3);
+        node.role.extend(["--dataplane", "ovs", "--ovs-database", database.as_str()].map(str::to_owned));
+        node.serve();
+        node.import_guest();
+        Ok((node, vswitch))
+    }
+
     /// Makes the namespace, and starts nothing yet; `role` is what the program will be started with.
     ///
     /// # Panics
@@ -133,7 +159,8 @@ impl Node {
         run("ip", &["netns", "add", &netns]);
         run("ip", &["-n", &netns, "link", "set", "lo", "up"]);
         let dir = tempfile::Builder::new().prefix("mhtest").tempdir().expect("a temporary directory");
-        let role = role.iter().map(|s| (*s).to_owned()).collect();
+        let kernel = ["--dataplane", "kernel"].map(str::to_owned);
+        let role = role.iter().map(|s| (*s).to_owned()).chain(kernel).collect();
         Self { binary: binary.into(), netns, dir, server: None, role, kubeconfig: None }
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kube::Client;
-use multihome_agent::Config as AgentConfig;
+use multihome_agent::{Config as AgentConfig, Wish};
 use multihome_apiserver::{
     Admission, AdmissionRequest, ApiServer, Cause, Denied, Operation, ResourceType, ServeOptions, View,
 };
@@ -16,7 +16,7 @@ use multihome_vmm::images::ImageStore;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::{AgentArgs, Cli, NodeArgs, Serve, Teardown};
+use crate::args::{AgentArgs, Cli, Dataplane, NodeArgs, Serve, Teardown};
 use crate::{CliError, CliResult, client};
 
 /// The admission rules as the embedded API calls them.
@@ -182,6 +182,12 @@ fn agent_config(cli: &Cli, args: &NodeArgs, api: Option<&http::Uri>) -> Result<A
         netns_prefix: cli.netns_prefix.clone(),
         tunnel_address: args.tunnel_address.or_else(|| own_address(api)),
         remote_api: api.is_some(),
+        dataplane: match args.dataplane {
+            Dataplane::Auto => Wish::Auto,
+            Dataplane::Kernel => Wish::Kernel,
+            Dataplane::Ovs => Wish::Ovs,
+        },
+        ovs_database: Some(args.ovs_database.clone()),
     })
 }
 
@@ -218,6 +224,8 @@ pub(super) async fn teardown(cli: &Cli, args: &Teardown) -> CliResult {
         netns_prefix: cli.netns_prefix.clone(),
         tunnel_address: None,
         remote_api: false,
+        dataplane: Wish::Auto,
+        ovs_database: None,
     };
     eprintln!("removing all VMs, devices, namespaces and tables of Multihome from this node");
     let mut left = multihome_agent::teardown(&config).await?;

@@ -280,8 +280,8 @@ impl crate::Dataplane for Kernel {
         Kernel::why_no_trunks(self, device)
     }
 
-    fn ear(&self, uplink: &IfName, _bridge: &IfName) -> IfName {
-        uplink.clone()
+    fn ear(&self) -> crate::Ear {
+        |uplink, _| uplink.clone()
     }
 
     fn open_tap(&self, name: &IfName, queues: u32) -> Result<Vec<OwnedFd>> {
@@ -298,6 +298,10 @@ impl crate::Dataplane for Kernel {
 
     fn rogues(&mut self) -> Result<BTreeSet<(IfName, Rogue)>> {
         Kernel::rogues(self)
+    }
+
+    fn policy_counters(&mut self) -> Result<BTreeMap<IfName, Counted>> {
+        Kernel::policy_counters(self)
     }
 
     fn teardown(&mut self) -> Vec<StepError> {

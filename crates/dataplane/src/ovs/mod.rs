@@ -443,9 +443,9 @@ impl crate::Dataplane for Ovs {
         Ovs::why_no_trunks(self, device)
     }
 
-    fn ear(&self, uplink: &IfName, bridge: &IfName) -> IfName {
+    fn ear(&self) -> crate::Ear {
         // A VLAN of a device is no device here: the network's bridge lets the node hear and speak.
-        match kernel::is_ours(uplink.as_str(), names::VLAN) {
+        |uplink, bridge| match kernel::is_ours(uplink.as_str(), names::VLAN) {
             true => bridge.clone(),
             false => uplink.clone(),
         }
@@ -465,6 +465,11 @@ impl crate::Dataplane for Ovs {
 
     fn rogues(&mut self) -> Result<BTreeSet<(IfName, Rogue)>> {
         Ovs::rogues(self)
+    }
+
+    fn policy_counters(&mut self) -> Result<BTreeMap<IfName, crate::Counted>> {
+        // A NIC with policies is refused here.
+        Ok(BTreeMap::new())
     }
 
     fn teardown(&mut self) -> Vec<StepError> {

@@ -26,6 +26,7 @@ pub(super) fn switches(step: &Step) -> bool {
             | Step::DeletePeering(..)
             | Step::PutRoute(..)
             | Step::DeleteRoute(..)
+            | Step::PutPolicyRoutes(..)
     )
 }
 

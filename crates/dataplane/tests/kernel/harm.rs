@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use multihome_model::{Direction, RuleAction};
 use multihome_plan::policy::{Policy, Rules};
 
+use super::kernel_host as host;
 use super::*;
 
 /// A request to a DHCP server, broadcast from a NIC for a client.

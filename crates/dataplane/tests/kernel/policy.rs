@@ -11,6 +11,7 @@ use std::time::Duration;
 use multihome_model::{Direction, RuleAction};
 use multihome_plan::policy::{Members, Packet, Peers, Policy, Rule, Rules};
 
+use super::kernel_host as host;
 use super::*;
 
 const SERVICES: [u16; 3] = [22, 80, 443];

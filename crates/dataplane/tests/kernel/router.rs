@@ -194,7 +194,7 @@ fn policy_routes_lead_by_a_next_hop_on_another_node() {
         to: to.parse().unwrap(),
         action,
     };
-    let apply = |engines: &mut [Kernel; 2], routes: &[NodePolicyRoute]| {
+    let apply = |engines: &mut [AnyEngine; 2], routes: &[NodePolicyRoute]| {
         for (node, engine) in engines.iter_mut().enumerate() {
             let mut input = input(node, &nics);
             input.vpcs[0].policy_routes = routes.to_vec();

@@ -90,7 +90,7 @@ fn cable() -> Fabric {
 }
 
 /// A host with a cable, and who is at its other end.
-fn wired(host: &Host) -> Guest {
+pub fn wired(host: &Host) -> Guest {
     let tap = TapDevice { name: CABLE, multi_queue: false, vnet_hdr: !OVS };
     let fd = host.netns.run(|| tap.create(None).and_then(|()| tap.open())).unwrap().unwrap();
     sh(&host.netns, &format!("ip link set {CABLE} up"));
