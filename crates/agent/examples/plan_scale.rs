@@ -3,6 +3,7 @@
 //! `plan_scale [NICS [NETWORKS [NODES]]]`: every second network is an overlay of its own, the others are in Vpcs of ten networks
 //! each. Each network's NICs are spread over nodes as a tenant's VMs are: over a few.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use k8s_openapi::api::core::v1::Node;
@@ -98,13 +99,24 @@ fn main() {
     (0..nics).for_each(|i| tables.put_nic(text::<NetworkInterface>(&nic(i, networks, nodes))));
     let read = began.elapsed().as_secs_f64();
     let began = Instant::now();
-    let mut devices = 0;
-    for i in 0..nodes {
-        let state = build(&node_input(&tables, &format!("node{i}")));
-        devices += state.taps.len();
-    }
+    // Each node plans for itself; here all processors share the work.
+    let (next, devices) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|s| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            s.spawn(|| {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    if i >= nodes {
+                        return;
+                    }
+                    let state = build(&node_input(&tables, &format!("node{i}")));
+                    devices.fetch_add(state.taps.len(), Ordering::Relaxed);
+                }
+            });
+        }
+    });
     let planned = began.elapsed().as_secs_f64();
-    assert_eq!(devices, nics, "every NIC is in one plan");
+    assert_eq!(devices.into_inner(), nics, "every NIC is in one plan");
 
     // A NIC changes: on its own node, and on the nodes that have NICs of its network or Vpc.
     let own = median(|i| {

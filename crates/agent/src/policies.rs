@@ -43,7 +43,7 @@ pub(crate) fn policed(t: &Tables, nic: &NetworkInterface) -> Policed {
 pub(crate) fn of_node(t: &Tables, node: &str) -> (BTreeMap<String, Policy>, Members) {
     let mut policies = BTreeMap::new();
     let mut named = vec![];
-    for nic in t.nics.values().filter(|n| spec::carrier(n) == Some(node)) {
+    for nic in t.nics_of_node(node).filter(|n| spec::carrier(n).is_some()) {
         if let Some(e) = enforced(t, nic) {
             policies.insert(nic.uid().unwrap_or_default(), e.policy);
             named.push(nic.clone());

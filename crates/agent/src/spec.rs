@@ -19,7 +19,7 @@ use multihome_vmm::images::ImageStore;
 
 /// Everything that this node's plan depends on.
 pub fn node_input(t: &Tables, node: &str) -> NodeInput {
-    let nics: Vec<NodeNic> = t.nics.values().filter(|n| carrier(n) == Some(node)).map(|n| node_nic(n)).collect();
+    let nics: Vec<NodeNic> = t.nics_of_node(node).filter(|n| carrier(n).is_some()).map(|n| node_nic(n)).collect();
     let carried: BTreeSet<&str> = nics.iter().map(|n| n.network.as_str()).collect();
     let mine: BTreeSet<&str> = nics.iter().map(|n| n.uid.as_str()).collect();
     let planned = t.floating.values().filter(|f| f.metadata.deletion_timestamp.is_none());
@@ -31,7 +31,8 @@ pub fn node_input(t: &Tables, node: &str) -> NodeInput {
     here.extend(hop_networks(t, &here));
     let own: BTreeSet<Key> = here.iter().filter_map(|k| vpc_of(t, k)).collect();
     let around = with_peers(t, &own);
-    assemble(t, node, (here, nics, floating), &around)
+    let (policies, members) = crate::policies::of_node(t, node);
+    NodeInput { policies, members, ..assemble(t, node, (here, nics, floating), &around) }
 }
 
 /// What the routing domain of a Vpc on this node, and those of its peers, depend on; and the namespaces of those domains.
@@ -77,8 +78,7 @@ fn assemble(t: &Tables, node: &str, (here, nics, floating): Carried, around: &BT
     let in_vpcs = around.iter().flat_map(|v| vpc::members(t, v)).map(|(k, _)| k.clone());
     let concerned: BTreeSet<Key> = here.iter().cloned().chain(in_vpcs).collect();
     let remote = concerned.iter().flat_map(|k| remote_nics(t, node, k)).collect();
-    let (policies, members) = crate::policies::of_node(t, node);
-    NodeInput { node: fabric::facts(t, node), networks, nics, remote, floating, vpcs, policies, members }
+    NodeInput { node: fabric::facts(t, node), networks, nics, remote, floating, vpcs, ..NodeInput::default() }
 }
 
 /// The networks that next hops of policy routes are in, of the Vpcs of these networks.

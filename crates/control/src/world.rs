@@ -87,6 +87,8 @@ pub struct Tables {
     nics_by_network: HashMap<Key, BTreeSet<Key>>,
     /// Where the NICs of each network are, by their keys.
     placed: HashMap<Key, BTreeMap<Key, Placed>>,
+    /// NICs of each node.
+    nics_by_node: HashMap<String, BTreeSet<Key>>,
     /// Where each node's tunnels end.
     tunnels: HashMap<String, IpAddr>,
     /// The networks of each Vpc.
@@ -122,6 +124,11 @@ impl Tables {
     /// Where the NICs of a network are.
     pub fn placed(&self, network: &Key) -> impl Iterator<Item = &Placed> {
         self.placed.get(network).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// The NICs of a node.
+    pub fn nics_of_node(&self, node: &str) -> impl Iterator<Item = &Arc<NetworkInterface>> {
+        self.nics_by_node.get(node).into_iter().flatten().filter_map(|k| self.nics.get(k))
     }
 
     /// Where a node's tunnels end.
@@ -295,6 +302,8 @@ impl Watched for NetworkInterface {
         {
             there.remove(key);
         }
+        let node = |n: &Self| n.status.as_ref()?.node.clone();
+        move_index(&mut tables.nics_by_node, key, old.and_then(node), new.and_then(node));
         if let Some((network, placed)) = new.and_then(|n| Some((network_key(n), Placed::of(n)?))) {
             tables.placed.entry(network).or_default().insert(key.clone(), placed);
         }
