@@ -192,7 +192,7 @@ fn addresses_routes_neighbours_and_fdb_are_set_listed_and_deleted() {
     let own = rtnl.fdb_of(near).unwrap();
     assert!(own.contains(&entry) && own.iter().all(|e| e.index == near), "{own:#?}");
     let shown = netns.run(|| out("bridge", &["fdb", "show", "dev", "near"])).unwrap();
-    assert!(shown.contains("02:00:00:00:00:07 master br0 static"), "{shown}");
+    assert!(shown.contains("02:00:00:00:00:07 sticky master br0 static"), "{shown}");
     assert!(rtnl.fdb_delete(std::slice::from_ref(&entry)).pop().unwrap().is_ok());
     assert!(rtnl.fdb_delete(&[entry]).pop().unwrap().unwrap_err().is_missing());
 
