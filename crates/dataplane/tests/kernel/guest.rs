@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -184,7 +185,9 @@ impl Guest {
 
     pub fn ping_for(&mut self, to: Ipv4Addr, via: Ipv4Addr, patience: Duration) -> bool {
         let Some(hop) = self.resolve(via, patience) else { return false };
-        let packet = ipv4(self.ip, to, 1, &echo(8, 77));
+        // A conversation of its own: one that the kernel remembers may be let through where a new one is not.
+        static NEXT: AtomicU16 = AtomicU16::new(77);
+        let packet = ipv4(self.ip, to, 1, &echo(8, NEXT.fetch_add(1, Ordering::Relaxed)));
         self.send(&ethernet(hop, self.mac, 0x0800, &packet));
         self.sees(patience, |f| {
             f.len() >= 42 && f[12..14] == [8, 0] && f[23] == 1 && f[26..30] == to.octets() && f[34] == 0
