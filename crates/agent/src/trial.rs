@@ -229,7 +229,7 @@ pub(crate) async fn follow(agent: &Agent) {
         match ended {
             Ok(()) => {}
             Err(e) => {
-                tracing::warn!("the end of a trial was not written down: {e}");
+                tracing::warn!("a trial did not end as it should, and is ended again: {e}");
                 tokio::time::sleep(SECOND).await;
             }
         }
