@@ -17,10 +17,10 @@ use super::Kernel;
 use super::domain::set_addresses;
 use crate::error::Result;
 
-/// Before any floating address, the domain's own routes are asked for all but the default.
-const OWN_FIRST: u32 = 1000;
+/// After all policy routes and before any floating address, the domain's own routes are asked for all but the default.
+const OWN_FIRST: u32 = 10_000;
 /// Then what is marked as a conversation of an address, or comes from the NIC that has all of it.
-const BY_ADDRESS: u32 = 1001;
+const BY_ADDRESS: u32 = 10_001;
 
 fn own_first() -> Rule {
     let mut rule = Rule::from_address(Ipv4Addr::UNSPECIFIED.into(), TABLE_MAIN, OWN_FIRST);

@@ -14,7 +14,7 @@ use multihome_plan::node::{MOST_POLICY_ROUTES, PolicyRoute, Steer};
 use super::Kernel;
 use crate::error::{Error, Result};
 
-/// The priority of the first rule, before those of floating addresses.
+/// The priority of the first rule; the last one comes before those of floating addresses.
 const FIRST: u32 = 1;
 /// The table of the first next hop, above those that fit into a byte and below those of floating addresses.
 const TABLES: u32 = 20_000;

@@ -237,6 +237,47 @@ fn policy_routes_lead_by_a_next_hop_on_another_node() {
     }
 }
 
+#[test]
+fn as_many_policy_routes_as_there_may_be_are_asked_before_a_floating_address() {
+    use multihome_plan::node::{MOST_POLICY_ROUTES, NodeFloating, NodePolicyRoute, Steer};
+    let Some(host) = host("as_many_policy_routes_as_there_may_be_are_asked_before_a_floating_address") else { return };
+    let (near, far) = ("eth1", "wire");
+    let peer = VethPeer { name: far, netns: None, mac: None, mtu: None };
+    let mut rtnl = Rtnl::open_in(&host.netns).unwrap();
+    rtnl.create(&NewLink { name: near, kind: LinkKind::Veth { peer }, change: LinkChange::default() }).unwrap();
+    let to = |net: IpNet| NodePolicyRoute { from: "0.0.0.0/0".parse().unwrap(), to: net, action: Steer::Drop };
+    let other = |n: usize| to(IpNet::from(IpAddr::from(std::net::Ipv4Addr::from(0xac10_0000 + n as u32))));
+    let last = to("10.3.0.0/24".parse().unwrap());
+    let planned = |routes: usize| {
+        let mut input = input(0, &[(1, 10, 0), (3, 30, 0)]);
+        let (network, fabric) = outside(near);
+        input.networks.push(network);
+        input.node.fabrics.insert("street".into(), fabric);
+        input.floating.push(NodeFloating {
+            uid: "float".into(),
+            key: "default/float".into(),
+            network: "default/street".into(),
+            address: "198.18.0.77".parse().unwrap(),
+            nic: "nic1.10".into(),
+            target: "10.1.0.10".parse().unwrap(),
+            forwards: [].into(),
+        });
+        input.vpcs[0].policy_routes = (1..routes).map(other).chain((routes > 0).then_some(last.clone())).collect();
+        build(&input)
+    };
+    let mut engine = host.engine();
+    reach(&mut engine, &planned(0));
+    let mut ten = guest(&host, &engine, 1, 10);
+    let _thirty = guest(&host, &engine, 3, 30);
+    assert!(ten.ping(ip("10.3.0.30"), ip("10.1.0.1")));
+    // Their rules stand in one list with those of the address.
+    reach(&mut engine, &planned(MOST_POLICY_ROUTES));
+    assert!(!ten.ping_for(ip("10.3.0.30"), ip("10.1.0.1"), SILENCE), "the last of them counts");
+    reach(&mut engine, &planned(0));
+    assert!(ten.ping(ip("10.3.0.30"), ip("10.1.0.1")));
+    reach(&mut engine, &NodeState::default());
+}
+
 /// An untagged network 198.18.0.0/24 on a device of the node, with a router of somebody else's.
 fn outside(device: &str) -> (NodeNetwork, multihome_plan::node::Fabric) {
     let spec = NetworkSpec {

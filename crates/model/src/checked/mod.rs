@@ -13,5 +13,5 @@ pub use floating::{CheckedFloatingIP, check_floating_ip};
 pub use group::{CheckedGroup, CheckedRule, check_group};
 pub use network::{CheckedNetwork, check_network};
 pub use nic::{CheckedNic, check_nic};
-pub use policy_route::{CheckedAction, CheckedPolicyRoute, check_policy_routes};
+pub use policy_route::{CheckedAction, CheckedPolicyRoute, MOST_POLICY_ROUTES, check_policy_routes};
 pub use subnet::{AddressRange, Route, Subnet, parse_range, parse_route};

@@ -31,8 +31,8 @@ pub struct CheckedPolicyRoute {
 
 /// The most that a priority may be.
 const HIGHEST: u32 = 32767;
-/// The most that a Vpc may have.
-pub const MOST: usize = 1000;
+/// The most policy routes that a Vpc may have; each is one or, where it names no address, one for each family.
+pub const MOST_POLICY_ROUTES: usize = 1000;
 
 fn any(like: IpAddr) -> IpNet {
     match like {
@@ -44,8 +44,11 @@ fn any(like: IpAddr) -> IpNet {
 /// Checks policy routes, and returns them in the order in which they are asked, one for each address family that they are for.
 pub fn check_policy_routes(routes: &[PolicyRoute], v: &mut Violations) -> Vec<CheckedPolicyRoute> {
     let mut all = vec![];
-    if routes.len() > MOST {
-        v.add("spec.policyRoutes", format!("{} policy routes are too many: use up to {MOST}", routes.len()));
+    if routes.len() > MOST_POLICY_ROUTES {
+        v.add(
+            "spec.policyRoutes",
+            format!("{} policy routes are too many: use up to {MOST_POLICY_ROUTES}", routes.len()),
+        );
     }
     for (i, route) in routes.iter().enumerate() {
         let at = format!("spec.policyRoutes[{i}]");

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Domain, NodeInput};
 
-/// How many a domain may have.
-pub const MOST_POLICY_ROUTES: usize = 1000;
+/// How many a domain may have: those of a Vpc, each for both address families.
+pub const MOST_POLICY_ROUTES: usize = 2 * multihome_model::checked::MOST_POLICY_ROUTES;
 
 /// A policy route that the user wrote. The order of a list of them is the order in which they are asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
