@@ -195,7 +195,7 @@ fn layer2(network: &NodeNetwork, input: &NodeInput, failures: &[StepError]) -> P
     let bridge = bridge_name(network);
     let domain = domain_name(network);
     let name = &network.spec.fabric;
-    let rides = matches!(network.spec.kind, NetworkType::Vlan | NetworkType::VlanTrunk | NetworkType::Untagged);
+    let rides = network.spec.kind.rides_on_uplink();
     let fabric = input.node.fabrics.get(name).filter(|_| rides);
     let trunk = network.spec.kind == NetworkType::VlanTrunk;
     if let Some(reason) = input.node.no_trunks.get(name).filter(|_| trunk) {

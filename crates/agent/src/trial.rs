@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kube::Client;
-use multihome_model::{Mtu, NetworkType};
+use multihome_model::Mtu;
 use multihome_plan::node::{Fabric, NodeInput, NodeState, UplinkKind, diff};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -78,7 +78,7 @@ fn boot() -> String {
 fn wishes(input: &NodeInput) -> Wishes {
     let mut all = Wishes::new();
     for n in &input.networks {
-        let rides = matches!(n.spec.kind, NetworkType::Vlan | NetworkType::VlanTrunk | NetworkType::Untagged);
+        let rides = n.spec.kind.rides_on_uplink();
         let fabric = input.node.fabrics.get(&n.spec.fabric).filter(|f| rides && f.device.is_some());
         if let Some(fabric) = fabric {
             let wish = all.entry(n.spec.fabric.clone()).or_default();

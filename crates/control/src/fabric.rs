@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
-use multihome_model::{Bond, ClusterNetwork, IfName, Mtu, NetworkType, Uplink, names};
+use multihome_model::{Bond, ClusterNetwork, IfName, Mtu, Uplink, names};
 use multihome_plan::node::{Bond as NodeBond, Fabric, NodeFacts};
 
 use crate::Key;
@@ -32,8 +32,8 @@ pub fn facts(t: &Tables, node: &str) -> NodeFacts {
 pub fn missing(t: &Tables, node: &str, vm: &Key) -> Option<String> {
     let facts = facts(t, node);
     let networks = t.nics_of_vm(vm).into_iter().filter_map(|n| t.network_of(&n));
-    let rides = |n: &NetworkType| matches!(n, NetworkType::Vlan | NetworkType::VlanTrunk | NetworkType::Untagged);
-    let mut fabrics = networks.filter(|(_, n)| rides(&n.spec.r#type)).map(|(_, n)| n.spec.fabric().to_owned());
+    let mut fabrics =
+        networks.filter(|(_, n)| n.spec.r#type.rides_on_uplink()).map(|(_, n)| n.spec.fabric().to_owned());
     fabrics.find(|name| {
         let somewhere = t.fabrics.get(&Key::new("", name.clone())).is_some_and(|f| !f.spec.uplinks.is_empty());
         somewhere && facts.fabrics.get(name).is_none_or(|f| f.device.is_none())

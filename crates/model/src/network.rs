@@ -188,6 +188,11 @@ impl NetworkType {
             Self::Cni => "Cni",
         }
     }
+
+    /// Whether it leaves the node by a ClusterNetwork's own devices, as frames of its own.
+    pub fn rides_on_uplink(self) -> bool {
+        matches!(self, Self::Vlan | Self::VlanTrunk | Self::Untagged)
+    }
 }
 
 /// VLAN settings of a network.

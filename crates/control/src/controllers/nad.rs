@@ -92,7 +92,7 @@ fn config(key: &Key, spec: &CheckedNetwork, mtu: u32, vni: Option<Vni>) -> Value
         "mtu": mtu,
         "ipam": {},
     });
-    if matches!(spec.kind, NetworkType::Vlan | NetworkType::VlanTrunk | NetworkType::Untagged) {
+    if spec.kind.rides_on_uplink() {
         config["bridge"] = json!(format!("{}-br", spec.fabric));
         config["promiscMode"] = json!(true);
     }

@@ -46,9 +46,7 @@ fn bridge(fabric: &str, networks: &[&NodeNetwork], node: &NodeFacts) -> FabricBr
     if let Some(id) = uplink.as_ref().and_then(|u| u.untagged) {
         inside.insert(id);
     }
-    let rides =
-        |n: &&&NodeNetwork| matches!(n.spec.kind, NetworkType::Vlan | NetworkType::VlanTrunk | NetworkType::Untagged);
-    let mtu = riders().filter(rides).map(|n| n.mtu).max().unwrap_or(Mtu::ETHERNET);
+    let mtu = riders().filter(|n| n.spec.kind.rides_on_uplink()).map(|n| n.mtu).max().unwrap_or(Mtu::ETHERNET);
     FabricBridge { alias: format!("fabric {fabric}"), mtu, uplink, inside }
 }
 
