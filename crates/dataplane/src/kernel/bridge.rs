@@ -158,7 +158,11 @@ impl Kernel {
             }
         }
         let learns = kind_name != "vxlan" || self.learns_remotes(name);
-        self.plug(name, bridge, &uplink.alias, uplink.mtu, learns)
+        self.plug(name, bridge, &uplink.alias, uplink.mtu, learns)?;
+        match &uplink.kind {
+            UplinkKind::Vlan { parent, .. } => self.settle_mtu(parent.as_str()),
+            _ => Ok(()),
+        }
     }
 
     /// Removes a VLAN device of ours of this VLAN: there can be but one on a device.
@@ -187,16 +191,13 @@ impl Kernel {
             let what = format!("an uplink on {name}");
             return Err(Error::Unsupported { what, reason: format!("there is no device {name}") });
         };
-        let change = LinkChange {
-            mtu: (link.mtu < mtu.get()).then_some(mtu.get()),
-            up: (!link.up).then_some(true),
-            ..LinkChange::default()
-        };
+        let change =
+            LinkChange { mtu: self.raised_mtu(&link, mtu)?, up: (!link.up).then_some(true), ..LinkChange::default() };
         self.rtnl.change(link.index, &change)?;
         Ok(link.index)
     }
 
-    /// Makes a device of the node's own a port of a bridge. Its alias stays, and its MTU is raised only.
+    /// Makes a device of the node's own a port of a bridge. Its alias stays.
     fn put_device(&mut self, name: &IfName, uplink: &Uplink) -> Result<()> {
         let what = || format!("an untagged network on {name}");
         let bridge = self.rtnl.index(uplink.bridge.as_str())?;
@@ -212,13 +213,14 @@ impl Kernel {
         self.hold_ipv6(name.as_str())?;
         self.put_fact(UNTAGGED, name, true)?;
         let change = LinkChange {
-            mtu: (link.mtu < uplink.mtu.get()).then_some(uplink.mtu.get()),
+            mtu: self.raised_mtu(&link, uplink.mtu)?,
             master: (link.master != bridge).then_some(bridge),
             port: port_flags(true),
             up: Some(true),
             ..LinkChange::default()
         };
-        Ok(self.rtnl.change_named(name.as_str(), &change)?)
+        self.rtnl.change_named(name.as_str(), &change)?;
+        self.settle_mtu(name.as_str())
     }
 
     /// The name of what a device is a port or a part of; empty if of nothing.
@@ -283,7 +285,9 @@ impl Kernel {
     pub(super) fn delete_uplink(&mut self, name: &IfName) -> Result<()> {
         if name.as_str().starts_with(names::VLAN) || name.as_str().starts_with(names::VXLAN) {
             self.forget_remotes(name)?;
-            return self.delete_device(name);
+            let parent = self.parent_of(name)?;
+            self.delete_device(name)?;
+            return parent.map_or(Ok(()), |p| self.settle_mtu(&p));
         }
         if let Some(link) = self.rtnl.link(name.as_str())? {
             let bridge = self.owner(&link)?;
@@ -293,6 +297,7 @@ impl Kernel {
             }
         }
         self.put_fact(UNTAGGED, name, false)?;
+        self.settle_mtu(name.as_str())?;
         self.release_ipv6(name.as_str())
     }
 

@@ -93,15 +93,15 @@ impl Kernel {
         }
         self.hold_ipv6(device)?;
         self.put_fact(TAGGED, &uplink.device, true)?;
-        let mtu = fabric.mtu.get();
         let change = LinkChange {
-            mtu: (link.mtu < mtu).then_some(mtu),
+            mtu: self.raised_mtu(&link, fabric.mtu)?,
             master: (link.master != index).then_some(index),
             port: port_flags(true),
             up: Some(true),
             ..LinkChange::default()
         };
         self.rtnl.change(link.index, &change)?;
+        self.settle_mtu(device)?;
         // It may come from a network's bridge, where tags were refused for as long as it was there.
         self.put_fact(UNTAGGED, &uplink.device, false)?;
         self.set_vlans(link.index, false, &PortVlans { tagged: uplink.tagged.clone(), native: uplink.untagged })
@@ -181,6 +181,7 @@ impl Kernel {
                     self.release_ipv6(device.as_str())?;
                 }
             }
+            self.settle_mtu(device.as_str())?;
             if self.noted(&members(name), device.as_str()) {
                 self.forget_note(&members(name), device.as_str())?;
             }

@@ -9,6 +9,7 @@ pub(crate) mod bridge;
 mod domain;
 mod fabric;
 mod floating;
+mod mtu;
 mod notes;
 mod observe;
 pub(crate) mod overlay;

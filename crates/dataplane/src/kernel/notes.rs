@@ -19,9 +19,19 @@ impl Kernel {
 
     /// Notes that `what` is about to be changed on a device.
     pub(crate) fn note(&self, what: &str, device: &str) -> Result<()> {
+        self.note_as(what, device, "0")
+    }
+
+    /// The same with what it was; a note that is there is replaced.
+    pub(crate) fn note_as(&self, what: &str, device: &str, text: &str) -> Result<()> {
         let path = self.note_path(what, device);
         let dir = self.config.state_dir.join(what);
-        fs::create_dir_all(&dir).and_then(|()| fs::write(&path, "0")).map_err(failed("write", &path))
+        fs::create_dir_all(&dir).and_then(|()| fs::write(&path, text)).map_err(failed("write", &path))
+    }
+
+    /// What is noted for a device.
+    pub(crate) fn note_text(&self, what: &str, device: &str) -> Option<String> {
+        fs::read_to_string(self.note_path(what, device)).ok()
     }
 
     /// Whether `what` is noted for a device.

@@ -204,8 +204,14 @@ impl Ovs {
 
     /// Makes everything that was touched true: the database, the bridges' own devices, and the flows.
     fn flush(&mut self) -> Result<()> {
+        let committed = self.commit();
+        self.release_lent().and(committed)
+    }
+
+    /// The same, with devices of the node's own kept that are no port for a moment.
+    fn commit(&mut self) -> Result<()> {
         if self.touched.is_empty() {
-            return self.release_lent();
+            return Ok(());
         }
         let touched = std::mem::take(&mut self.touched);
         if let Err(error) = self.database.commit(&self.model, &touched) {
@@ -220,7 +226,6 @@ impl Ovs {
             }
         }
         let failed = self.program.sync(&self.model, &self.database, &touched);
-        self.release_lent()?;
         match failed.into_iter().next() {
             Some((_, error)) => Err(error),
             None => self.works(&touched),

@@ -118,13 +118,14 @@ impl Ovs {
         if self.bridge_of(name.as_str()).is_none() {
             return Ok(());
         }
-        let opened = self.database.interface(name.as_str()).and_then(|i| i.index);
+        // What is put in this batch is not opened yet.
+        let Some(opened) = self.database.interface(name.as_str()).map(|i| i.index) else { return Ok(()) };
         if opened.is_some() && opened == self.index(name)? {
             return Ok(());
         }
         let Some(bridge) = self.bridge_of(name.as_str()) else { return Ok(()) };
         let Some(port) = self.take(name.as_str()) else { return Ok(()) };
-        self.flush()?;
+        self.commit()?;
         self.put(&bridge, name.as_str(), port);
         Ok(())
     }

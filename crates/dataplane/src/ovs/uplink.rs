@@ -167,7 +167,7 @@ impl Ovs {
         }
     }
 
-    /// Makes a device of the node's own a port of a bridge; its MTU is raised only.
+    /// Makes a device of the node's own a port of a bridge, which carries packets of this size.
     fn lend(&mut self, device: &IfName, bridge: &IfName, vlans: Option<PortVlans>, mtu: Mtu) -> Result<()> {
         let Some(link) = self.kernel.rtnl().link(device.as_str())? else { return Ok(()) };
         self.kernel.note(LENT, device.as_str())?;
@@ -180,7 +180,7 @@ impl Ovs {
             self.make_plain(device, &[Offload::GenericReceive])?;
         }
         let change = LinkChange {
-            mtu: (link.mtu < mtu.get()).then_some(mtu.get()),
+            mtu: self.kernel.raised_mtu(&link, mtu)?,
             up: (!link.up).then_some(true),
             ..LinkChange::default()
         };
@@ -190,14 +190,32 @@ impl Ovs {
         Ok(())
     }
 
-    /// Gives back devices that are ports of ours no more.
+    /// The largest packet of the networks that ride on a bridge's device, in bytes.
+    fn needed_mtu(&self, bridge: &IfName) -> u32 {
+        let Some(there) = self.model.get(bridge) else { return 0 };
+        let uplink = |far: &String| {
+            let near = far.replacen(names::PATCH, names::VLAN, 1);
+            self.model.values().find_map(|b| match b.ports.get(&near).map(|p| &p.fact) {
+                Some(Fact::Uplink(uplink)) => Some(uplink.mtu.get()),
+                _ => None,
+            })
+        };
+        match &there.role {
+            Role::Fabric(fabric) => fabric.mtu.get(),
+            _ => there.ports.keys().filter_map(uplink).max().unwrap_or(0),
+        }
+    }
+
+    /// Gives back devices that are ports of ours no more, and what of the others' MTU is not needed any more.
     pub(super) fn release_lent(&mut self) -> Result<()> {
         for device in self.kernel.all_noted(LENT) {
             let Ok(name) = IfName::new(device.as_str()) else { continue };
-            if self.bridge_of(&device).is_some() {
+            if let Some(bridge) = self.bridge_of(&device) {
+                self.kernel.settle_mtu_to(&device, self.needed_mtu(&bridge))?;
                 continue;
             }
             self.kernel.release_ipv6(&device)?;
+            self.kernel.settle_mtu_to(&device, 0)?;
             self.barrier.lend(&name, false)?;
             if self.kernel.noted(JOINS, &device) {
                 let on = || set_offload(&device, Offload::GenericReceive, true);

@@ -1,9 +1,11 @@
 //! VLANs on real uplinks: trunks beside networks of one VLAN and of none, and a VLAN that changes. The cable is a tap, so that
 //! its other end sees every frame with the tag that it has on the wire.
 
+use std::collections::BTreeMap;
+
 use multihome_model::checked::check_network;
 use multihome_model::{NetworkSpec, NetworkType, PortSecurity, TrunkRange, VlanSpec};
-use multihome_netlink::{Capability, Tap as TapDevice};
+use multihome_netlink::{Capability, Rtnl, Tap as TapDevice};
 use multihome_plan::node::{Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic, build, tap_name};
 
 use super::uplinks::{cabled, sh};
@@ -52,6 +54,12 @@ fn address(n: u8) -> Ipv4Addr {
 /// What a node with these networks on a fabric with the cable is to hold. All of them are one subnet, so that nothing but
 /// their VLANs keeps them apart.
 fn planned(riders: &[Rider], fabric: Fabric) -> NodeState {
+    let mtus = riders.iter().map(|r| (r.n, Mtu::ETHERNET)).collect();
+    sized(riders, fabric, &mtus)
+}
+
+/// The same with the largest packet of each network.
+fn sized(riders: &[Rider], fabric: Fabric, mtus: &BTreeMap<u8, Mtu>) -> NodeState {
     let networks = riders.iter().map(|r| {
         let mut spec = NetworkSpec { r#type: r.kind, vlan: r.vlan.clone(), ..Default::default() };
         if r.kind != NetworkType::VlanTrunk {
@@ -66,7 +74,7 @@ fn planned(riders: &[Rider], fabric: Fabric) -> NodeState {
             uid: format!("net{}", r.n),
             key: format!("default/net{}", r.n),
             spec: check_network("n", &spec).unwrap(),
-            mtu: Mtu::ETHERNET,
+            mtu: mtus[&r.n],
             vni: None,
             vpc_uid: None,
         }
@@ -408,4 +416,45 @@ fn a_trunk_stays_while_its_fabric_becomes_a_bond_and_a_device_again() {
     let links = Rtnl::open_in(&host.netns).unwrap().links().unwrap();
     assert!(links.iter().filter(|l| l.name.starts_with("nic")).all(|l| l.master == 0 && l.up));
     assert_eq!(std::fs::read_dir(host.state.path().join("state")).unwrap().count(), 0, "no note stays");
+}
+
+/// Applies these networks, each with its largest packet, and says what the cable's is then.
+fn holds(host: &Host, engine: &mut AnyEngine, riders: Vec<(Rider, u32)>) -> u32 {
+    let mtus = riders.iter().map(|(r, mtu)| (r.n, Mtu::new(*mtu).unwrap())).collect();
+    let riders: Vec<Rider> = riders.into_iter().map(|(r, _)| r).collect();
+    reach(engine, &sized(&riders, cable(), &mtus));
+    Rtnl::open_in(&host.netns).unwrap().link(CABLE).unwrap().unwrap().mtu
+}
+
+#[test]
+fn a_device_has_the_mtu_that_is_needed_and_in_the_end_its_own() {
+    let Some(host) = host("a_device_has_the_mtu_that_is_needed_and_in_the_end_its_own") else { return };
+    let _far = wired(&host);
+    let mut engine = host.engine();
+    assert_eq!(holds(&host, &mut engine, vec![(untagged(1), 9000)]), 9000);
+    assert_eq!(holds(&host, &mut engine, vec![(untagged(1), 1400)]), 1500, "never less than it was found at");
+    assert_eq!(holds(&host, &mut engine, vec![(untagged(1), 9000)]), 9000);
+    // Another engine, as after a restart, knows as much.
+    drop(engine);
+    let mut engine = host.engine();
+    assert_eq!(holds(&host, &mut engine, vec![(untagged(1), 4000)]), 4000);
+    assert_eq!(holds(&host, &mut engine, vec![]), 1500);
+    assert_eq!(holds(&host, &mut engine, vec![(untagged(1), 9000)]), 9000);
+    sh(&host.netns, &format!("ip link set {CABLE} mtu 9216"));
+    assert_eq!(holds(&host, &mut engine, vec![(untagged(1), 4000)]), 9216, "what somebody else has set stays");
+    assert_eq!(holds(&host, &mut engine, vec![]), 9216);
+}
+
+#[test]
+fn a_device_carries_what_the_largest_of_its_vlans_needs() {
+    let Some(host) = vlans("a_device_carries_what_the_largest_of_its_vlans_needs") else { return };
+    let _far = wired(&host);
+    let mut engine = host.engine();
+    assert_eq!(holds(&host, &mut engine, vec![(access(1, 100), 9000), (access(2, 200), 4000)]), 9000);
+    assert_eq!(holds(&host, &mut engine, vec![(access(1, 100), 2000), (access(2, 200), 4000)]), 4000);
+    assert_eq!(holds(&host, &mut engine, vec![(access(1, 100), 2000)]), 2000);
+    let on_a_fabric = vec![(trunk(3, &[(300, 310)], None), 3000), (access(1, 100), 2000)];
+    assert_eq!(holds(&host, &mut engine, on_a_fabric), 3000);
+    assert_eq!(holds(&host, &mut engine, vec![(access(1, 100), 2000)]), 2000);
+    assert_eq!(holds(&host, &mut engine, vec![]), 1500);
 }
