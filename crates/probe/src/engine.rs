@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use multihome_dhcp::frame6::End;
 use multihome_model::MacAddr;
 
 use crate::dhcp::Servers;
@@ -97,6 +98,40 @@ impl<A: PartialEq + Copy> Gateway<A> {
     }
 }
 
+/// How many echo requests are open before it is said that none is answered.
+const PATIENT: u8 = 3;
+
+/// Echo requests to a gateway that answers neighbour discovery.
+#[derive(Debug, Clone, Copy, Default)]
+struct Echo {
+    sequence: u16,
+    open: u8,
+    answered: bool,
+}
+
+impl Echo {
+    /// Whether it is answered; `None` while that is not known.
+    fn answers(self) -> Option<bool> {
+        match self.open {
+            PATIENT.. => Some(false),
+            _ => self.answered.then_some(true),
+        }
+    }
+
+    /// The sequence number of the next question.
+    fn ask(&mut self) -> u16 {
+        self.open = self.open.saturating_add(1);
+        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
+    }
+
+    fn heard(&mut self, sequence: u16) {
+        if self.sequence.wrapping_sub(sequence) < u16::from(self.open) {
+            (self.open, self.answered) = (0, true);
+        }
+    }
+}
+
 /// Probes one network on one node. Time only goes forward.
 #[derive(Debug, Clone)]
 pub struct Prober {
@@ -110,6 +145,7 @@ pub struct Prober {
     server6: Option<(Ipv6Addr, bool)>,
     gateway4: Option<Gateway<Ipv4Addr>>,
     gateway6: Option<Gateway<Ipv6Addr>>,
+    echo6: Echo,
     sequence: u32,
     /// Answers in this second.
     answered: (u64, u32),
@@ -130,6 +166,7 @@ impl Prober {
             server6: None,
             gateway4: None,
             gateway6: None,
+            echo6: Echo::default(),
             sequence: 0,
             answered: (0, 0),
             subject,
@@ -188,7 +225,11 @@ impl Prober {
         }
         let learnt = self.servers.offer().and_then(|o| o.routers.first().copied());
         Gateway::follow(&mut self.gateway4, self.subject.gateway4.or(learnt), at);
+        let before = self.gateway6.as_ref().map(|g| g.address);
         Gateway::follow(&mut self.gateway6, self.subject.gateway6.or(self.routers.default()), at);
+        if self.gateway6.as_ref().map(|g| g.address) != before {
+            self.echo6 = Echo::default();
+        }
     }
 
     /// When [`Prober::poll`] has something to do next; `None` while the cable is out.
@@ -231,6 +272,10 @@ impl Prober {
         }
         if let Some((address, to)) = self.gateway6.as_mut().and_then(|g| g.due(now)) {
             out.extend(frames::solicitation(mac, to, address));
+            if let Some(mac6) = self.gateway6.as_ref().and_then(|g| g.mac) {
+                let to = End { mac: mac6, address };
+                out.extend(frames::echo(mac, to, self.transaction() as u16, self.echo6.ask()));
+            }
         }
         out
     }
@@ -275,6 +320,12 @@ impl Prober {
             Heard::Neighbour(from, address) => {
                 if let Some(g) = &mut self.gateway6 {
                     g.heard(from, address, now);
+                }
+            }
+            Heard::Echo(from, identifier, sequence) => {
+                let its = self.gateway6.as_ref().is_some_and(|g| g.address == from);
+                if its && identifier == self.transaction() as u16 {
+                    self.echo6.heard(sequence);
                 }
             }
             Heard::Offer(offer) if offer.transaction == self.transaction() && self.subject.ipv4 != Want::Nothing => {

@@ -19,6 +19,9 @@ const REQUEST: [u8; 2] = [0, 1];
 const REPLY: [u8; 2] = [0, 2];
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+/// Echo of ICMPv6 (RFC 4443 section 4).
+const ECHO_REQUEST: u8 = 128;
+const ECHO_REPLY: u8 = 129;
 /// Options of neighbour discovery: the sender's MAC, the target's MAC (RFC 4861 section 4.6.1).
 const SOURCE: u8 = 1;
 const TARGET: u8 = 2;
@@ -37,6 +40,8 @@ pub enum Heard {
     Arp(MacAddr, Ipv4Addr),
     /// A neighbour advertisement: who has the address.
     Neighbour(MacAddr, Ipv6Addr),
+    /// An echo reply: from whom, and the question's identifier and sequence number.
+    Echo(Ipv6Addr, u16, u16),
     /// Somebody asks for the prober's own link-local address.
     Asked(End),
     /// A router advertises itself.
@@ -95,6 +100,13 @@ pub(crate) fn advertisement(mac: MacAddr, to: End) -> Option<Vec<u8>> {
     build_icmp(own(mac), to, &m)
 }
 
+/// An echo request (RFC 4443 section 4.1) to an address whose MAC is known.
+pub(crate) fn echo(mac: MacAddr, to: End, identifier: u16, sequence: u16) -> Option<Vec<u8>> {
+    let [a, b] = identifier.to_be_bytes();
+    let [c, d] = sequence.to_be_bytes();
+    build_icmp(own(mac), to, &[ECHO_REQUEST, 0, 0, 0, a, b, c, d])
+}
+
 /// Asks all routers for an advertisement.
 pub(crate) fn router_solicitation(mac: MacAddr) -> Option<Vec<u8>> {
     build_icmp(own(mac), ROUTERS, &ra::solicitation(mac))
@@ -138,8 +150,16 @@ fn hear6(p: &frame6::Packet<'_>, mac: MacAddr) -> Option<Heard> {
         let said = mine.then(|| v6::Advertised::parse(d.payload, mac))??;
         return Some(Heard::Server6(p.source, said));
     }
+    if p.protocol != frame6::ICMP {
+        return None;
+    }
+    if let [ECHO_REPLY, 0, _, _, a, b, c, d, ..] = *p.payload
+        && p.destination == mac.link_local()
+    {
+        return Some(Heard::Echo(p.source, u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])));
+    }
     // RFC 4861 sections 6.1.2, 7.1.1 and 7.1.2: from this link.
-    if p.hop_limit != 255 || p.protocol != frame6::ICMP {
+    if p.hop_limit != 255 {
         return None;
     }
     let target = || p.payload.get(8..24).and_then(|t| <[u8; 16]>::try_from(t).ok()).map(Ipv6Addr::from);
@@ -183,6 +203,19 @@ mod tests {
         let answer = advertisement(ME, by).unwrap();
         assert_eq!(hear(&answer, THEM, false), Some(Heard::Neighbour(ME, ME.link_local())));
         assert_eq!(hear(&question, MacAddr([2; 6]), false), None, "for somebody else");
+    }
+
+    #[test]
+    fn an_echo_comes_back() {
+        let to = End { mac: THEM, address: THEM.link_local() };
+        let mut f = echo(ME, to, 7, 0x102).unwrap();
+        let p = frame6::parse(&f, false).unwrap();
+        assert_eq!((p.source, p.destination, p.payload[0]), (ME.link_local(), THEM.link_local(), 128));
+        assert_eq!(hear(&f, THEM, false), None, "questions are the kernel's to answer");
+        f = build_icmp(to, own(ME), &[129, 0, 0, 0, 0, 7, 1, 2]).unwrap();
+        assert_eq!(hear(&f, ME, false), Some(Heard::Echo(to.address, 7, 0x102)));
+        f = build_icmp(to, own(MacAddr([2; 6])), &[129, 0, 0, 0, 0, 7, 1, 2]).unwrap();
+        assert_eq!(hear(&f, ME, false), None, "for somebody else");
     }
 
     #[test]

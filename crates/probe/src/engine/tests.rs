@@ -165,6 +165,44 @@ fn a_gateway_is_learnt_by_dhcp_and_its_silence_told() {
 }
 
 #[test]
+fn an_ipv6_gateway_is_pinged_once_it_is_found() {
+    use multihome_dhcp::frame6::{self, End as End6, build_icmp};
+    let gateway: Ipv6Addr = "fd00::1".parse().unwrap();
+    let mut p = Prober::new(Subject { gateway6: Some(gateway), ..subject("a", &[]) }, Time::ZERO);
+    let (me, mut now) = (p.subject().mac, Time::ZERO);
+    // What was asked: neighbour solicitations and echo requests. The gateway answers the first, and the second if it may.
+    let mut run = |p: &mut Prober, seconds: u64, pings: bool| {
+        let mut asked = (0, 0);
+        for _ in 0..seconds * 10 {
+            for f in p.poll(now) {
+                let q = frame6::parse(&f, false).unwrap();
+                let from = End6 { mac: ROUTER, address: gateway };
+                let to = End6 { mac: me, address: q.source };
+                let answer = match q.payload[0] {
+                    135 => [&[136, 0, 0, 0, 0x60, 0, 0, 0][..], &gateway.octets(), &[2, 1], &ROUTER.0].concat(),
+                    128 => [&[129, 0, 0, 0], &q.payload[4..]].concat(),
+                    other => panic!("{other}"),
+                };
+                asked = if q.payload[0] == 135 { (asked.0 + 1, asked.1) } else { (asked.0, asked.1 + 1) };
+                if q.payload[0] == 135 || pings {
+                    p.frame(&build_icmp(from, to, &answer).unwrap(), false, now);
+                }
+            }
+            now += Duration::from_millis(100);
+        }
+        let said = p.verdict().ipv6.unwrap().gateway.unwrap();
+        (asked, said.ok, said.message)
+    };
+    let (asked, ok, said) = run(&mut p, 3, true);
+    assert!(asked.1 < asked.0, "nobody is pinged before it is known where he is: {asked:?}");
+    assert!(ok, "{said}");
+    assert_eq!(run(&mut p, 4, true).2, "fd00::1 answers neighbour discovery and ping");
+    let (_, ok, said) = run(&mut p, 10, false);
+    assert_eq!((ok, said.as_str()), (true, "fd00::1 answers neighbour discovery, and no ping"));
+    assert_eq!(run(&mut p, 4, true).2, "fd00::1 answers neighbour discovery and ping");
+}
+
+#[test]
 fn nobody_who_was_never_asked_for_is_missed() {
     let mut w = World::new(vec![Subject { ipv4: Want::Listen, ipv6: Want::Listen, ..subject("a", &[]) }]);
     (w.server, w.gateway) = (false, false);

@@ -124,8 +124,14 @@ impl Prober {
     fn answering(&self, ipv6: bool) -> Option<ProbeResult> {
         let how = if ipv6 { "neighbour discovery" } else { "ARP" };
         let (address, answers) = self.gateway(ipv6)?;
+        // A gateway may be told to answer no echo; that it is there is known all the same.
+        let echo = match self.echo6.answers().filter(|_| ipv6) {
+            Some(true) => " and ping",
+            Some(false) => ", and no ping",
+            None => "",
+        };
         Some(if answers? {
-            ProbeResult::new(true, ANSWERS, format!("{address} answers {how}"))
+            ProbeResult::new(true, ANSWERS, format!("{address} answers {how}{echo}"))
         } else {
             ProbeResult::new(false, GATEWAY_SILENT, format!("{address} does not answer {how}: look whether it is up"))
         })
