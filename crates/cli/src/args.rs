@@ -273,6 +273,9 @@ pub struct NetworkCreate {
     /// Fabric
     #[arg(long)]
     pub cluster_network: Option<String>,
+    /// Where subnet and gateway come from. Default: auto on vlan and untagged networks without a subnet, else manual
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub route: Option<RouteWish>,
     /// Name servers
     #[arg(long)]
     pub dns: Vec<String>,
@@ -291,6 +294,17 @@ pub struct NetworkCreate {
     /// What becomes of what its NICs open where no rule decides
     #[arg(long, value_enum, value_name = "WHAT")]
     pub default_egress: Option<ActionWish>,
+}
+
+/// Where a network's subnet and gateway come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RouteWish {
+    /// Learnt from the network's own DHCP server and router
+    Auto,
+    /// What is given here
+    Manual,
+    /// Not known, and nobody is asked
+    None,
 }
 
 /// What becomes of what no rule decides.
@@ -562,7 +576,7 @@ pub struct ImageImport {
 /// `doctor`
 #[derive(Debug, Args)]
 pub struct Doctor {
-    /// vm/NAME, vm for every VM of the namespace, or node/NAME. Default: this machine itself, without a server
+    /// vm/NAME, vm for every VM of the namespace, net/NAME, or node/NAME. Default: this machine itself, without a server
     pub target: Option<String>,
     /// How to print: table or json
     #[arg(short, long, value_enum, default_value = "table")]

@@ -84,9 +84,17 @@ fn a_network_says_in_one_word_what_is_wrong_with_it() {
     at("link set wire arp off");
     let text = says(&node, "office", "GatewaySilent");
     assert!(text.contains("on node node1: 10.78.0.1 does not answer ARP"), "{text}");
+    // The doctor says what follows from it, asked for the network or for a VM on it.
+    for target in ["net/office", "vm/web"] {
+        let out = node.try_cli(&["doctor", target]);
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let told = text.contains("network office on node node1: 10.78.0.1 does not answer ARP");
+        assert!(out.status.code() == Some(1) && told && text.contains("(gateway-silent)"), "{target}: {text}");
+    }
     at("link set wire arp on");
     says(&node, "office", "Connected");
 
+    assert!(node.cli(&["doctor", "net/office"]).contains("net/office: healthy: node node1 finds nothing wrong"));
     at("link set wire down");
     let text = says(&node, "office", "NoCarrier");
     assert_eq!(text, "on node node1: lan0 has no carrier: look at its cable and at the switch");

@@ -1,14 +1,17 @@
-//! Rules that judge what was observed of a VM, and say in a sentence what is wrong and how to mend it.
+//! Rules that judge what was observed of a VM or a network, and say in a sentence what is wrong and how to mend it.
 //!
 //! The rules are pure; whoever observes hands in a [`VmObservation`]. Every finding carries its evidence and what to do.
 
 pub mod apply;
 pub mod collect;
 pub mod machine;
+mod network;
 mod rules;
 
+use multihome_model::Connectivity;
 use serde::Serialize;
 
+pub use network::examine_network;
 pub use rules::examine_vm;
 
 /// How bad a finding is.
@@ -68,6 +71,8 @@ pub struct NicObservation {
     pub network: String,
     /// What nodes say is wrong with its network.
     pub network_fault: Option<String>,
+    /// What the VM's node found out about its network by probing: the node's name, and what it sees.
+    pub connectivity: Option<(String, Connectivity)>,
     /// Whether its addresses are claimed; else why not.
     pub claimed: Result<(), String>,
     /// Whether QEMU has it; else why not.

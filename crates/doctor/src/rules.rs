@@ -1,5 +1,6 @@
 //! The rules for a VM: what was planned against what the guest shows.
 
+use crate::network::faults;
 use crate::{Finding, GuestNic, NicObservation, Severity, VmObservation};
 
 /// Everything that is wrong with a VM, the worst first.
@@ -12,6 +13,7 @@ pub fn examine_vm(vm: &VmObservation) -> Vec<Finding> {
     }
     for nic in &vm.nics {
         found.extend(carried(nic));
+        found.extend(probed(nic).filter(|f| nic.network_fault.is_none() || f.rule != "network-broken"));
         found.extend(attached(vm, nic));
         if vm.agent && nic.attached.is_ok() {
             found.extend(shown(vm, nic));
@@ -77,6 +79,12 @@ fn carried(nic: &NicObservation) -> Option<Finding> {
         consequence: "VMs of other nodes and hosts outside are not reached by it".into(),
         fix: "mend what the sentence names; it is tried again by itself".into(),
     })
+}
+
+/// What the VM's node found wrong with the network of a NIC.
+fn probed(nic: &NicObservation) -> impl Iterator<Item = Finding> {
+    let seen = nic.connectivity.iter();
+    seen.flat_map(|(node, seen)| faults(&nic.network, node, seen))
 }
 
 fn attached(vm: &VmObservation, nic: &NicObservation) -> Option<Finding> {
@@ -330,6 +338,7 @@ mod tests {
         NicObservation {
             name: name.into(),
             network_fault: None,
+            connectivity: None,
             network: "net".into(),
             claimed: Ok(()),
             attached: Ok(()),
@@ -427,6 +436,24 @@ mod tests {
         let mut out = nic("a", true, &["10.0.0.1"]);
         out.attached = Err("no slot".into());
         assert!(rules(&vm(vec![out])).contains(&"not-attached"));
+    }
+
+    #[test]
+    fn what_the_node_found_out_about_a_network_is_told_once() {
+        use multihome_model::connectivity::{GATEWAY_SILENT, LAYER2_FAILED};
+        use multihome_model::{Connectivity, FamilyConnectivity, ProbeResult};
+        let fault = |word| Some(ProbeResult::new(false, word, "10.0.0.1 does not answer ARP"));
+        let four = FamilyConnectivity { gateway: fault(GATEWAY_SILENT), ..FamilyConnectivity::default() };
+        let seen = Connectivity { ipv4: Some(four), ..Connectivity::default() };
+        let mut a = nic("a", true, &["10.0.0.1"]);
+        a.connectivity = Some(("node1".into(), seen));
+        let found = examine_vm(&vm(vec![a.clone()]));
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].message, "network net on node node1: 10.0.0.1 does not answer ARP");
+        a.network_fault = Some("no bridge".into());
+        a.connectivity =
+            Some(("node1".into(), Connectivity { layer2: fault(LAYER2_FAILED), ..Connectivity::default() }));
+        assert_eq!(rules(&vm(vec![a])), ["network-broken"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use multihome_control::world::network_key;
-use multihome_doctor::{Finding, GuestNic, NicObservation, Severity, VmObservation, examine_vm};
+use multihome_doctor::{Finding, GuestNic, NicObservation, Severity, VmObservation, examine_network, examine_vm};
 use multihome_model::condition::{Condition, find};
 use multihome_model::kubevirt::{VirtualMachine, VirtualMachineInstance};
 use multihome_model::{Family, LinkState, Network, NetworkInterface};
@@ -19,11 +19,12 @@ pub(super) async fn run(ctx: &Context, args: &Doctor, out: &mut Output) -> CliRe
     let names = match &args.target {
         Some(t) => match t.split_once('/') {
             Some(("vm" | "vmi" | "virtualmachine", name)) => vec![name.to_owned()],
+            Some(("net" | "network", name)) => return network(ctx, name, args, out).await,
             Some(("node" | "no", name)) => return machine::node(ctx, name, args, out).await,
             None if t == "vm" => all_vms(ctx).await?,
             _ => {
                 return Err(CliError::new(format!("{t:?} cannot be examined"))
-                    .hint("use vm/NAME, vm, node/NAME, or no target for this machine")
+                    .hint("use vm/NAME, vm, net/NAME, node/NAME, or no target for this machine")
                     .exit(2));
             }
         },
@@ -42,6 +43,33 @@ pub(super) async fn run(ctx: &Context, args: &Doctor, out: &mut Output) -> CliRe
         out.json(&json!({"findings": total}))?;
     }
     Ok(u8::from(total.iter().any(|f| f.severity != Severity::Info)))
+}
+
+/// What nodes found out about a network.
+async fn network(ctx: &Context, name: &str, args: &Doctor, out: &mut Output) -> CliResult {
+    let api: Api<Network> = Api::namespaced(ctx.client.clone(), &ctx.namespace);
+    let there = api.get_opt(name).await.map_err(|e| CliError::from(e).exit(2))?;
+    let Some(there) = there else {
+        let text = format!("network {name:?} does not exist in namespace {}", ctx.namespace);
+        return Err(CliError::new(text).exit(2));
+    };
+    let seen = there.status.map(|s| s.connectivity).unwrap_or_default();
+    let found = examine_network(name, &seen);
+    if args.output == Format::Json {
+        out.json(&json!({"findings": found}))?;
+    } else if found.is_empty() {
+        let nodes: Vec<&str> = seen.keys().map(String::as_str).collect();
+        out.line(match nodes.as_slice() {
+            [] => format!("net/{name}: no node carries it: it has no NIC that is in a running VM"),
+            [node] => format!("net/{name}: healthy: node {node} finds nothing wrong"),
+            _ => format!("net/{name}: healthy: nodes {} find nothing wrong", nodes.join(", ")),
+        });
+    } else {
+        let word = if found.len() == 1 { "finding" } else { "findings" };
+        out.line(format!("net/{name}: {} {word}", found.len()));
+        print_findings(&found, out);
+    }
+    Ok(u8::from(found.iter().any(|f| f.severity != Severity::Info)))
 }
 
 async fn all_vms(ctx: &Context) -> Result<Vec<String>, CliError> {
@@ -118,11 +146,11 @@ pub(super) async fn observe(ctx: &Context, name: &str) -> Result<VmObservation, 
         phase: status.phase.clone(),
         reason: status.reason.clone(),
         agent: find(&status.conditions, "AgentConnected").is_some_and(Condition::is_true),
-        nics: nics.into_iter().map(|n| nic(n, networks.get(&network_key(n)))).collect(),
+        nics: nics.into_iter().map(|n| nic(n, networks.get(&network_key(n)), status.node_name.as_deref())).collect(),
     })
 }
 
-fn nic(n: &NetworkInterface, network: Option<&Network>) -> NicObservation {
+fn nic(n: &NetworkInterface, network: Option<&Network>, node: Option<&str>) -> NicObservation {
     let s = n.status.clone().unwrap_or_default();
     let state = |kind: &str| match find(&s.conditions, kind) {
         Some(c) if c.is_true() => Ok(()),
@@ -138,6 +166,10 @@ fn nic(n: &NetworkInterface, network: Option<&Network>) -> NicObservation {
         network_fault: network.and_then(|net| {
             let c = find(&net.status.as_ref()?.conditions, "Ready")?;
             (!c.is_true()).then(|| c.message.clone())
+        }),
+        connectivity: node.zip(network).and_then(|(node, net)| {
+            let seen = net.status.as_ref()?.connectivity.get(node)?;
+            Some((node.to_owned(), seen.clone()))
         }),
         claimed: state("Claimed"),
         attached: state("Attached"),

@@ -3,11 +3,11 @@
 use kube::Api;
 use kube::api::PostParams;
 use multihome_model::{
-    DefaultPolicy, IpFamilySpec, Network, NetworkSpec, NetworkType, RuleAction, TrunkRange, VlanSpec,
+    DefaultPolicy, IpFamilySpec, Network, NetworkSpec, NetworkType, RouteMode, RuleAction, TrunkRange, VlanSpec,
 };
 
 use super::{Context, delete, get};
-use crate::args::{ActionWish, NetworkCommand, NetworkCreate};
+use crate::args::{ActionWish, NetworkCommand, NetworkCreate, RouteWish};
 use crate::kinds::by_name;
 use crate::{CliError, CliResult, Output};
 
@@ -92,6 +92,11 @@ async fn create(ctx: &Context, args: &NetworkCreate, out: &mut Output) -> CliRes
         vpc: args.vpc.clone(),
         ipv4,
         ipv6,
+        route: args.route.map(|wish| match wish {
+            RouteWish::Auto => RouteMode::Auto,
+            RouteWish::Manual => RouteMode::Manual,
+            RouteWish::None => RouteMode::None,
+        }),
         mtu: args.mtu,
         policies: args.policies.clone(),
         default_policy: default_policy(args),
