@@ -169,6 +169,32 @@ async fn the_life_of_groups() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_vm_says_which_groups_its_nics_are_in() {
+    let s = Server::start().await;
+    s.apply(include_str!("../../../examples/security-groups.yaml")).await;
+    let machine = |annotations: &str| {
+        format!(
+            "apiVersion: kubevirt.io/v1
+kind: VirtualMachine
+metadata: {{name: app, annotations: {{{annotations}}}}}
+spec:
+  running: false
+  template:
+    spec:
+      domain: {{devices: {{interfaces: [{{name: eth1, bridge: {{}}}}]}}, resources: {{requests: {{memory: 128Mi}}}}}}
+      networks: [{{name: eth1, multus: {{networkName: shop}}}}]
+"
+        )
+    };
+    s.apply(&machine("multihome.io/policies: 'front, no-mail'")).await;
+    s.until("multihome get nic app-eth1 -o yaml", "  - front\n  - no-mail").await;
+    s.apply(&machine("multihome.io/policies: front, policies.multihome.io/eth1: database")).await;
+    s.until("multihome get nic app-eth1 -o yaml", "policies:\n  - database\n").await;
+    s.apply(&machine("policies.multihome.io/eth1: ''")).await;
+    s.until("multihome get sg database -o yaml", "nics: 1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused() {
     let s = Server::start().await;
     s.apply(&networks()).await;

@@ -9,7 +9,8 @@ use kube::{Resource, ResourceExt};
 use multihome_model::checked::{CheckedNetwork, check_network};
 use multihome_model::kubevirt::{Interface, NetworkSource, VirtualMachineInstanceSpec, network_source};
 use multihome_model::{
-    ANNOTATION_POD_NETWORK, Family, MGMT_FABRIC, MacAddr, Mtu, Network, NetworkInterface, NetworkType, names, quantity,
+    ANNOTATION_POD_NETWORK, ANNOTATION_POLICIES, ANNOTATION_POLICIES_OF, Family, MGMT_FABRIC, MacAddr, Mtu, Network,
+    NetworkInterface, NetworkType, names, quantity,
 };
 use multihome_plan::mtu;
 use multihome_plan::route::{RoutePlan, VmNic, plan};
@@ -171,6 +172,18 @@ pub struct ManifestNic {
 
 /// The name of the pod network's interface where the manifest names no interface at all.
 pub const DEFAULT_INTERFACE: &str = "default";
+
+/// The SecurityGroups that a VM's annotations give an interface: its own, else those of all. Without either, the NIC's own spec
+/// decides.
+pub fn annotated_policies(annotations: &BTreeMap<String, String>, interface: &str) -> Option<Vec<String>> {
+    let own = annotations.get(&format!("{ANNOTATION_POLICIES_OF}{interface}"));
+    own.or_else(|| annotations.get(ANNOTATION_POLICIES)).map(|text| group_names(text))
+}
+
+/// The names of SecurityGroups in the value of an annotation.
+pub fn group_names(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
 
 /// The interfaces of a manifest, in its order. A manifest without any gets one on the pod network, as in KubeVirt,
 /// unless it says `autoattachPodInterface: false`.

@@ -66,5 +66,10 @@ pub const FINALIZER_AGENT: &str = "multihome.io/agent";
 pub const ANNOTATION_PRIMARY: &str = "multihome.io/primary-interface";
 /// Annotation on a Network of type Management: `pod` networks of KubeVirt manifests in its namespace mean this one.
 pub const ANNOTATION_POD_NETWORK: &str = "multihome.io/pod-network";
+/// Annotation on a VirtualMachine: the SecurityGroups of all its NICs, separated by commas.
+pub const ANNOTATION_POLICIES: &str = "multihome.io/policies";
+/// Begin of an annotation on a VirtualMachine: the interface's name follows, and the value is its SecurityGroups, separated by
+/// commas, in place of those of all.
+pub const ANNOTATION_POLICIES_OF: &str = "policies.multihome.io/";
 /// Annotation on a VirtualMachine: its NICs may share a network.
 pub const ANNOTATION_ALLOW_SAME_NETWORK: &str = "multihome.io/allow-same-network";

@@ -44,26 +44,38 @@ fn users(look: &dyn Lookup, key: &Key) -> Vec<String> {
     all
 }
 
-/// Refuses to name groups that do not exist; those that were named before may be missing.
-pub(super) fn exist(look: &dyn Lookup, names: &[String], before: &[String], namespace: &str, v: &mut Violations) {
-    for (i, name) in names.iter().enumerate().filter(|(_, n)| !before.contains(n)) {
+/// Names of groups that do not exist, by their place, with a sentence; those that were named before may be missing.
+pub(super) fn missing<'a>(
+    look: &'a dyn Lookup,
+    names: &'a [String],
+    before: &'a [String],
+    namespace: &'a str,
+) -> impl Iterator<Item = (usize, String)> + 'a {
+    names.iter().enumerate().filter(|(_, n)| !before.contains(n)).filter_map(move |(i, name)| {
         let key = Key::reference(name, namespace);
-        if get::<SecurityGroup>(look, &key).is_none() {
-            v.add(
-                format!("spec.policies[{i}]"),
-                format!("SecurityGroup {key} does not exist: create it first, or name another"),
-            );
-        }
-    }
+        let is_missing = get::<SecurityGroup>(look, &key).is_none();
+        is_missing.then(|| (i, format!("SecurityGroup {key} does not exist: create it first, or name another")))
+    })
+}
+
+/// Refuses to name groups that do not exist.
+pub(super) fn exist(look: &dyn Lookup, names: &[String], before: &[String], namespace: &str, v: &mut Violations) {
+    missing(look, names, before, namespace).for_each(|(i, why)| v.add(format!("spec.policies[{i}]"), why));
+}
+
+/// Why groups cannot be enforced on NICs of a network, if so.
+pub(super) fn unenforceable(kind: NetworkType, network: &Key, names: &[String]) -> Option<String> {
+    (kind == NetworkType::VlanTrunk && !names.is_empty()).then(|| {
+        format!(
+            "policies cannot be enforced on Network {network}, a trunk whose frames carry tags: leave them out, and use them on NICs of its VLANs"
+        )
+    })
 }
 
 /// Refuses groups where they cannot be enforced.
 pub(super) fn enforceable(kind: NetworkType, network: &Key, names: &[String], v: &mut Violations) {
-    if kind == NetworkType::VlanTrunk && !names.is_empty() {
-        let text = format!(
-            "policies cannot be enforced on Network {network}, a trunk whose frames carry tags: leave them out, and use them on NICs of its VLANs"
-        );
-        v.add("spec.policies", text);
+    if let Some(why) = unenforceable(kind, network, names) {
+        v.add("spec.policies", why);
     }
 }
 
@@ -89,10 +101,22 @@ mod tests {
 
     impl Shelf {
         fn judge(&self, verb: Verb, plural: &str, name: &str, spec: &Value) -> Result<Value, String> {
-            let object = json!({"apiVersion": "multihome.io/v1alpha1", "kind": "K", "metadata": {"name": name, "namespace": "ns"}, "spec": spec});
+            self.judge_annotated(verb, ("multihome.io", plural), name, spec, &json!({}))
+        }
+
+        fn judge_annotated(
+            &self,
+            verb: Verb,
+            (group, plural): (&str, &str),
+            name: &str,
+            spec: &Value,
+            annotations: &Value,
+        ) -> Result<Value, String> {
+            let metadata = json!({"name": name, "namespace": "ns", "annotations": annotations});
+            let object = json!({"apiVersion": format!("{group}/v1"), "kind": "K", "metadata": metadata, "spec": spec});
             let old = self.0.get(&(plural.to_owned(), format!("ns/{name}"))).cloned();
             let new = (verb != Verb::Delete).then_some(&object);
-            let req = Request { verb, group: "multihome.io", plural, namespace: "ns", name, old: old.as_deref(), new };
+            let req = Request { verb, group, plural, namespace: "ns", name, old: old.as_deref(), new };
             match Rules::default().validate(&req, self) {
                 Ok(()) => Ok(object),
                 Err(Refusal::Forbidden(text)) => Err(text),
@@ -152,5 +176,40 @@ mod tests {
         shelf.put("networks", "trunk", &trunk(json!({}))).unwrap();
         let said = shelf.put("networkinterfaces", "a", &json!({"network": "trunk", "policies": ["web"]})).unwrap_err();
         assert!(said.starts_with("spec.policies: policies cannot be enforced on Network ns/trunk"), "{said}");
+    }
+
+    #[test]
+    fn a_vm_names_groups_that_are_there_for_interfaces_that_it_has() {
+        let mut shelf = Shelf::default();
+        shelf.put("networks", "lan", &json!({"type": "Overlay", "ipv4": {"cidr": "10.1.0.0/24"}})).unwrap();
+        shelf.put("networks", "trunk", &json!({"type": "VlanTrunk", "vlan": {"trunk": [{"first": 100}]}})).unwrap();
+        shelf.put("securitygroups", "web", &json!({})).unwrap();
+        let interfaces = json!([{"name": "a", "bridge": {}}, {"name": "b", "bridge": {}}]);
+        let networks = |b: &str| json!([{"name": "a", "multus": {"networkName": "lan"}}, {"name": "b", "multus": {"networkName": b}}]);
+        let memory = json!({"requests": {"memory": "128Mi"}});
+        let spec = |b: &str| {
+            json!({"running": true, "template": {"spec": {
+            "domain": {"devices": {"interfaces": interfaces}, "resources": memory}, "networks": networks(b)}}})
+        };
+        let judge = |shelf: &Shelf, verb, b: &str, annotations: Value| {
+            shelf.judge_annotated(verb, ("kubevirt.io", "virtualmachines"), "vm", &spec(b), &annotations)
+        };
+        let said = |b: &str, annotations| judge(&shelf, Verb::Create, b, annotations).unwrap_err();
+        let missing = said("trunk", json!({"multihome.io/policies": "web, no"}));
+        assert!(missing.contains("SecurityGroup ns/no does not exist: create it first"), "{missing}");
+        let stranger = said("trunk", json!({"policies.multihome.io/c": "web"}));
+        let text = "metadata.annotations[policies.multihome.io/c]: the VM has no interface \"c\": name one of its own";
+        assert!(stranger.starts_with(text), "{stranger}");
+        let trunk = said("trunk", json!({"multihome.io/policies": "web"}));
+        assert!(trunk.contains("policies cannot be enforced on Network ns/trunk"), "{trunk}");
+        // Of the trunk's interface none, and the other has them.
+        let both = json!({"multihome.io/policies": "web", "policies.multihome.io/b": ""});
+        let vm = judge(&shelf, Verb::Create, "trunk", both).unwrap();
+        shelf.0.insert(("virtualmachines".into(), "ns/vm".into()), Arc::new(vm));
+        // A change of the annotations alone is judged, too; what was named when it was there may be kept.
+        let changed = judge(&shelf, Verb::Update, "trunk", json!({"policies.multihome.io/a": "no"})).unwrap_err();
+        assert!(changed.contains("SecurityGroup ns/no does not exist"), "{changed}");
+        shelf.0.remove(&("securitygroups".into(), "ns/web".into()));
+        assert!(judge(&shelf, Verb::Update, "trunk", json!({"policies.multihome.io/a": "web"})).is_ok());
     }
 }

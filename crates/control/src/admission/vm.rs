@@ -1,27 +1,33 @@
 //! VM manifests: the networks that they name, the MACs that they ask for, the images that they boot.
 
+use std::collections::BTreeMap;
+
 use kube::ResourceExt;
+use kube::api::ObjectMeta;
 use multihome_model::kubevirt::{
     NetworkSource, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceSpec, check_instance, check_machine,
 };
 use multihome_model::{
-    ANNOTATION_ALLOW_SAME_NETWORK, ANNOTATION_PRIMARY, MacAddr, Network, NetworkInterface, Violations,
+    ANNOTATION_ALLOW_SAME_NETWORK, ANNOTATION_POLICIES, ANNOTATION_POLICIES_OF, ANNOTATION_PRIMARY, MacAddr, Network,
+    NetworkInterface, Violations,
 };
+use serde_json::Value;
 
 use super::nic::network_of_manifest;
-use super::{Lookup, Refusal, Request, Rules, Verdict, get, list, parse, spec_changed};
+use super::{Lookup, Refusal, Request, Rules, Verdict, get, group, list, parse, spec_changed};
 use crate::Key;
-use crate::vm::{manifest_nics, nic_name, pod_network};
+use crate::vm::{annotated_policies, group_names, manifest_nics, nic_name, pod_network};
 use crate::world::network_key;
 
 pub(super) fn validate_machine(rules: &Rules, req: &Request<'_>, look: &dyn Lookup) -> Verdict {
     let Some(new) = req.new else { return Ok(()) };
-    if req.old.is_some() && !spec_changed(req) {
+    if req.old.is_some() && !spec_changed(req) && !policies_changed(req) {
         return Ok(());
     }
     let vm: VirtualMachine = parse(new)?;
     let mut v = check_machine(req.name, &vm.spec);
     if v.is_empty() {
+        policies(req, look, &vm.spec.template.spec, &vm.metadata, &mut v);
         let flags = Flags::of(&vm.metadata);
         networks(req, look, "spec.template.spec", &vm.spec.template.spec, &flags, &mut v);
         images(rules, "spec.template.spec", &vm.spec.template.spec, &mut v);
@@ -31,16 +37,65 @@ pub(super) fn validate_machine(rules: &Rules, req: &Request<'_>, look: &dyn Look
 
 pub(super) fn validate_instance(rules: &Rules, req: &Request<'_>, look: &dyn Lookup) -> Verdict {
     let Some(new) = req.new else { return Ok(()) };
-    if req.old.is_some() && !spec_changed(req) {
+    if req.old.is_some() && !spec_changed(req) && !policies_changed(req) {
         return Ok(());
     }
     let vmi: VirtualMachineInstance = parse(new)?;
     let mut v = check_instance(req.name, &vmi.spec);
     if v.is_empty() {
+        policies(req, look, &vmi.spec, &vmi.metadata, &mut v);
         networks(req, look, "spec", &vmi.spec, &Flags::of(&vmi.metadata), &mut v);
         images(rules, "spec", &vmi.spec, &mut v);
     }
     Ok(v.into_result(())?)
+}
+
+/// The annotations that name SecurityGroups.
+fn policies_of(meta: Option<&Value>) -> Vec<(&String, &str)> {
+    let all = meta.and_then(|m| m.get("metadata")?.get("annotations")?.as_object());
+    let ours = |name: &str| name == ANNOTATION_POLICIES || name.starts_with(ANNOTATION_POLICIES_OF);
+    all.into_iter().flatten().filter(|(n, _)| ours(n)).filter_map(|(n, v)| Some((n, v.as_str()?))).collect()
+}
+
+fn policies_changed(req: &Request<'_>) -> bool {
+    policies_of(req.old) != policies_of(req.new)
+}
+
+/// SecurityGroups that annotations name must be there, and what they are for, too; those that were named before may be missing.
+fn policies(
+    req: &Request<'_>,
+    look: &dyn Lookup,
+    spec: &VirtualMachineInstanceSpec,
+    meta: &ObjectMeta,
+    v: &mut Violations,
+) {
+    let nics = manifest_nics(spec);
+    let before: Vec<String> = policies_of(req.old).into_iter().flat_map(|(_, text)| group_names(text)).collect();
+    for (name, text) in policies_of(req.new) {
+        let field = format!("metadata.annotations[{name}]");
+        if let Some(interface) = name.strip_prefix(ANNOTATION_POLICIES_OF)
+            && !nics.iter().any(|n| n.interface.name == interface)
+        {
+            v.add(
+                &field,
+                format!("the VM has no interface {interface:?}: name one of its own, or use {ANNOTATION_POLICIES}"),
+            );
+        }
+        for group in group::missing(look, &group_names(text), &before, req.namespace) {
+            v.add(&field, group.1);
+        }
+    }
+    let none = BTreeMap::new();
+    let annotations = meta.annotations.as_ref().unwrap_or(&none);
+    for m in &nics {
+        let NetworkSource::Named(network) = &m.source else { continue };
+        let names = annotated_policies(annotations, &m.interface.name).unwrap_or_default();
+        let key = Key::reference(network, req.namespace);
+        let kind = get::<Network>(look, &key).map(|n| n.spec.r#type);
+        if let Some(why) = kind.and_then(|kind| group::unenforceable(kind, &key, &names)) {
+            v.add("metadata.annotations", why);
+        }
+    }
 }
 
 /// What annotations say.
@@ -50,7 +105,7 @@ struct Flags {
 }
 
 impl Flags {
-    fn of(meta: &kube::api::ObjectMeta) -> Self {
+    fn of(meta: &ObjectMeta) -> Self {
         let get = |name: &str| meta.annotations.as_ref().and_then(|a| a.get(name));
         Self {
             primary: get(ANNOTATION_PRIMARY).cloned(),

@@ -20,7 +20,7 @@ use serde_json::json;
 
 use super::{Context, Failure, Outcome};
 use crate::queue::Next;
-use crate::vm::{ManifestNic, manifest_nics, nic_name, pod_network};
+use crate::vm::{ManifestNic, annotated_policies, manifest_nics, nic_name, pod_network};
 use crate::world::vm_key;
 use crate::{Key, fabric, node, status};
 
@@ -296,6 +296,8 @@ where
     let name = nic_name(&key.name, &m.interface.name);
     let link = if m.interface.state.as_deref() == Some("down") { Some(LinkState::Down) } else { None };
     let there = ctx.world.read().nics.get(&Key::new(key.namespace.clone(), name.clone())).cloned();
+    let annotations = owner.meta().annotations.clone().unwrap_or_default();
+    let policies = annotated_policies(&annotations, &m.interface.name);
     if let Some(there) = there {
         if !owned_by(&there, owner) {
             let mine = vm_key(&there).as_ref() == Some(key);
@@ -317,6 +319,9 @@ where
         {
             patch["mac"] = json!(mac);
         }
+        if let Some(policies) = policies.filter(|p| *p != there.spec.policies) {
+            patch["policies"] = json!(policies);
+        }
         if patch != json!({}) {
             let patch = Patch::Merge(json!({"spec": patch}));
             match api.patch(&name, &PatchParams::default(), &patch).await {
@@ -327,7 +332,6 @@ where
         }
         return Ok(Ok(()));
     }
-    let annotations = owner.meta().annotations.clone().unwrap_or_default();
     let primary = match annotations.get(ANNOTATION_PRIMARY) {
         Some(p) => *p == m.interface.name,
         None => m.default,
@@ -342,6 +346,7 @@ where
             mac: m.interface.mac_address.clone(),
             model: m.interface.model.as_deref().and_then(model),
             link_state: link,
+            policies: policies.unwrap_or_default(),
             allow_same_network: annotations.get(ANNOTATION_ALLOW_SAME_NETWORK).is_some_and(|v| v == "true"),
             ..Default::default()
         },
