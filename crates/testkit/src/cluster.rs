@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
-use crate::{NEXT, Node, eventually, run};
+use crate::{NEXT, Node, capture, eventually, run};
 
 /// Nodes on a switch.
 #[derive(Debug)]
@@ -101,25 +101,8 @@ impl Cluster {
     /// # Panics
     /// If tcpdump cannot be run.
     pub fn capture(&self, node: usize, expression: &str, work: impl FnOnce()) -> String {
-        let file = self.nodes[node - 1].dir.path().join("capture");
-        let netns = format!("--net=/run/netns/{}", self.nodes[node - 1].netns());
-        let output = std::fs::File::create(&file).expect("a file for the capture");
-        let child = Command::new("nsenter")
-            .args([netns.as_str(), "--", "tcpdump", "-l", "-n", "-e", "-i", "eth0", "--immediate-mode", expression])
-            .stdout(output)
-            .stderr(std::process::Stdio::piped())
-            .spawn();
-        let mut child = child.expect("tcpdump starts");
-        let mut said = std::io::BufReader::new(child.stderr.take().expect("piped"));
-        let mut line = String::new();
-        // It says «listening on …» once it hears.
-        while std::io::BufRead::read_line(&mut said, &mut line).is_ok_and(|n| n > 0) && !line.contains("listening") {
-            line.clear();
-        }
-        work();
-        let _ = child.kill();
-        let _ = child.wait();
-        std::fs::read_to_string(&file).unwrap_or_default()
+        let node = &self.nodes[node - 1];
+        capture(node.netns(), "eth0", &node.dir.path().join("capture"), expression, work)
     }
 
     /// Where the first node's server keeps the kubeconfig for others.
