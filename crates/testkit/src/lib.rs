@@ -7,6 +7,7 @@ mod cluster;
 mod kubernetes;
 mod manifest;
 pub mod vswitch;
+pub mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -14,7 +15,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-pub use cluster::Cluster;
+pub use cluster::{Cluster, FAR};
 pub use kubernetes::Kubernetes;
 pub use manifest::{dual_stack, network, vm};
 use serde_json::Value;

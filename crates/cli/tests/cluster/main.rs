@@ -2,7 +2,19 @@
 
 mod outside;
 
-use multihome_testkit::{Cluster, Lan, eventually, network, skipped, vm};
+use std::process::Command;
+use std::time::Duration;
+
+use multihome_testkit::{Cluster, FAR, Lan, eventually, network, skipped, vm};
+
+/// Nodes on a switch of their own, by cables that take time.
+fn far_cluster(test: &str, count: usize) -> Option<Cluster> {
+    (!skipped(test)).then(|| {
+        let cluster = Cluster::start_far(env!("CARGO_BIN_EXE_multihome"), count);
+        cluster.wait_for_nodes(count);
+        cluster
+    })
+}
 
 /// Nodes on a switch of their own.
 fn cluster(test: &str, count: usize) -> Option<Cluster> {
@@ -135,9 +147,19 @@ fn matrix(cluster: &Cluster, places: &[(&str, usize, String)]) -> Vec<(String, S
     })
 }
 
+/// How long a ping takes from the first node.
+fn round_trip(cluster: &Cluster, to: &str) -> Duration {
+    let netns = format!("--net=/run/netns/{}", cluster.nodes[0].netns());
+    let out =
+        Command::new("nsenter").args([&netns, "--", "ping", "-c", "1", "-W", "5", to]).output().expect("ping runs");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let millis = text.split("time=").nth(1).and_then(|t| t.split_whitespace().next()?.parse::<f64>().ok());
+    Duration::from_secs_f64(millis.expect("the other node answers") / 1000.0)
+}
+
 #[test]
 fn vpcs_are_worlds_of_their_own_and_peer_where_both_say_so() {
-    let Some(mut cluster) = cluster("vpcs_are_worlds_of_their_own_and_peer_where_both_say_so", 3) else { return };
+    let Some(mut cluster) = far_cluster("vpcs_are_worlds_of_their_own_and_peer_where_both_say_so", 3) else { return };
     let api = cluster.api();
     // Two with the same CIDR, of which each offers the third what does not overlap.
     api.apply(&(vpc("red", &[("shared", "")]) + &vpc("blue", &[("shared", "blue-front")])));
@@ -187,6 +209,10 @@ fn vpcs_are_worlds_of_their_own_and_peer_where_both_say_so() {
         all
     };
     assert_eq!(reached(&cluster), wanted);
+    // Frames are on the way for as long as they are to be, or longer: four cables, there and back.
+    let took = round_trip(&cluster, "192.0.2.2");
+    let least = (FAR.mean - FAR.jitter) * 4;
+    assert!(took >= least, "{took:?} between nodes that are {least:?} apart");
 
     // Agents are killed, and the API is: what was told stands, and nobody loses a packet.
     let long = |to: &str| format!("ping -c 12 {to} >/tmp/long 2>&1 &");
@@ -196,7 +222,7 @@ fn vpcs_are_worlds_of_their_own_and_peer_where_both_say_so() {
     for node in &mut cluster.nodes {
         node.kill_server();
     }
-    std::thread::sleep(std::time::Duration::from_secs(5));
+    std::thread::sleep(Duration::from_secs(5));
     for node in &mut cluster.nodes {
         node.serve();
     }
@@ -306,7 +332,7 @@ fn a_change_that_cuts_a_node_off_is_taken_back() {
     }
     assert!(!cluster.nodes[1].try_cli(&["get", "ns"]).status.success(), "the node is cut off");
     // One of the agents is killed meanwhile: the next one goes on with the trial, without the API.
-    std::thread::sleep(std::time::Duration::from_secs(15));
+    std::thread::sleep(Duration::from_secs(15));
     cluster.nodes[2].kill_server();
     cluster.nodes[2].serve();
     for (node, name) in cluster.nodes[1..].iter().zip(["node2", "node3"]) {
