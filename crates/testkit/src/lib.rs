@@ -9,6 +9,7 @@ mod manifest;
 pub mod vswitch;
 pub mod wire;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -418,6 +419,22 @@ impl Lan {
     /// If tcpdump cannot be run.
     pub fn capture(&self, expression: &str, work: impl FnOnce()) -> String {
         capture(&self.netns, "wire", &self.dir().join("capture"), expression, work)
+    }
+
+    /// The MACs that a node's port of the switch hears frames from for as long as `work` takes; nodes are counted from 1.
+    ///
+    /// # Panics
+    /// If tcpdump cannot be run.
+    pub fn sources(&self, node: usize, work: impl FnOnce()) -> BTreeSet<String> {
+        let port = format!("port{node}");
+        let text = capture(&self.netns, &port, &self.dir().join(&port), "inbound", work);
+        // A frame's line says «TIME SOURCE > DESTINATION»; others show what is in it.
+        let source = |line: &str| {
+            let mut words = line.split_whitespace().skip(1);
+            let source = words.next()?;
+            (words.next()? == ">").then(|| source.to_owned())
+        };
+        text.lines().filter_map(source).collect()
     }
 
     /// Its directory for files.

@@ -2,7 +2,7 @@
 
 use multihome_testkit::{Cluster, Lan, dual_stack, eventually, network};
 
-use super::{cluster, vm_on};
+use super::{address, cluster, overlay, vm_on, vpc};
 
 /// An address of network street that leads to a NIC.
 fn floating(name: &str, nic: &str, rest: &str) -> String {
@@ -161,4 +161,66 @@ spec:
     assert_eq!(held(&cluster, "web"), web, "the same address");
     assert!(told.contains(&format!("neighbor advertisement, tgt is {web}")), "{told}");
     assert!(cluster.nodes[1].guest_sh("web", "ping -6 -c 2 -W 1 2001:db8:18::1").0, "and web the street");
+}
+
+#[test]
+fn a_switch_sees_each_mac_at_one_port_where_nodes_share_a_gateway() {
+    let Some(cluster) = cluster("a_switch_sees_each_mac_at_one_port_where_nodes_share_a_gateway", 2) else { return };
+    let api = cluster.api();
+    let street =
+        Lan::between(&[&cluster.nodes[0], &cluster.nodes[1]], "eth1", &["198.18.0.99/24", "2001:db8:18::99/64"]);
+    let route = ["route", "add", "10.2.0.0/24", "via", "198.18.0.1"];
+    assert!(street.command("ip", &route).status().is_ok_and(|s| s.success()));
+    let lan = "apiVersion: multihome.io/v1alpha1
+kind: ClusterNetwork
+metadata: {name: street}
+spec: {uplinks: [{nics: [eth1]}]}
+---
+apiVersion: multihome.io/v1alpha1
+kind: Network
+metadata: {name: street}
+spec:
+  type: Untagged
+  clusterNetwork: street
+  vpc: red
+  ipv4: {cidr: 198.18.0.0/24, gateway: 198.18.0.1}
+  ipv6: {cidr: \"2001:db8:18::/64\", gateway: \"2001:db8:18::1\", addressing: Slaac}
+---
+";
+    api.apply(&(vpc("red", &[]) + lan + &overlay("inner", "red", "10.2.0.0/24")));
+    let vms = [("a", 1, "street"), ("b", 2, "street"), ("c", 1, "inner"), ("d", 2, "inner")];
+    for (name, node, network) in vms {
+        api.apply(&vm_on(&format!("node{node}"), name, &[network]));
+    }
+    let [a, b, c, d] = vms.map(|(name, _, network)| {
+        let nic = format!("{name}-{network}");
+        api.ready(&nic);
+        address(&cluster, &nic)
+    });
+    let guest = |vm: &str, node: usize, script: &str| {
+        assert!(cluster.nodes[node - 1].guest_sh(vm, script).0, "{vm}: {script}");
+    };
+    let ping =
+        |vm: &str, node: usize, to: &str| guest(vm, node, &format!("ping -c 2 -W 1 {to} || ping -c 3 -W 1 {to}"));
+    let work = || {
+        for (vm, node, others) in [("a", 1, [&b, &c, &d]), ("b", 2, [&a, &c, &d]), ("c", 1, [&a, &b, &d])] {
+            others.iter().for_each(|to| ping(vm, node, to));
+        }
+        // Each node's NICs use its own gateway, and hosts on the wire any of them.
+        for (vm, node) in [("a", 1), ("b", 2)] {
+            guest(vm, node, "ip neigh flush dev eth0; ping -c 2 -W 1 198.18.0.1 && ping -6 -c 2 -W 1 2001:db8:18::1");
+        }
+        for to in [&a, &b, &c, &d, "198.18.0.1", "2001:db8:18::1"] {
+            let answered =
+                || street.command("ping", &["-c", "1", "-W", "2", to]).output().is_ok_and(|o| o.status.success());
+            eventually(&format!("the street reaches {to}"), 20, || answered().then_some(()));
+        }
+        for (vm, node) in [("a", 1), ("b", 2), ("c", 1), ("d", 2)] {
+            ping(vm, node, "198.18.0.99");
+        }
+    };
+    let mut second = std::collections::BTreeSet::new();
+    let first = street.sources(1, || second = street.sources(2, work));
+    assert!(first.len() > 1 && second.len() > 1, "NICs and gateways are heard: {first:?} {second:?}");
+    assert_eq!(first.intersection(&second).collect::<Vec<_>>(), Vec::<&String>::new());
 }

@@ -1,5 +1,6 @@
 //! Bridges and what is plugged into them: uplinks and taps.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use multihome_model::{IfName, Mtu, names};
@@ -136,6 +137,9 @@ impl Kernel {
             UplinkKind::Device => return self.put_device(name, uplink),
         };
         let bridge = self.bridge_index(&uplink.bridge)?;
+        if kind_name != "vxlan" {
+            self.put_own(name, &uplink.own)?;
+        }
         let there = self.expect(name, kind_name)?;
         let same = match &there {
             Some(link) => self.uplink_kind(link)?.as_ref() == Some(&uplink.kind),
@@ -211,6 +215,7 @@ impl Kernel {
         }
         self.hold_ipv6(name.as_str())?;
         self.put_fact(UNTAGGED, name, true)?;
+        self.put_own(name, &uplink.own)?;
         let change = LinkChange {
             mtu: (link.mtu < uplink.mtu.get()).then_some(uplink.mtu.get()),
             master: (link.master != bridge).then_some(bridge),
@@ -283,7 +288,8 @@ impl Kernel {
     pub(super) fn delete_uplink(&mut self, name: &IfName) -> Result<()> {
         if name.as_str().starts_with(names::VLAN) || name.as_str().starts_with(names::VXLAN) {
             self.forget_remotes(name)?;
-            return self.delete_device(name);
+            self.delete_device(name)?;
+            return self.put_own(name, &BTreeSet::new());
         }
         if let Some(link) = self.rtnl.link(name.as_str())? {
             let bridge = self.owner(&link)?;
@@ -293,6 +299,7 @@ impl Kernel {
             }
         }
         self.put_fact(UNTAGGED, name, false)?;
+        self.put_own(name, &BTreeSet::new())?;
         self.release_ipv6(name.as_str())
     }
 

@@ -13,13 +13,13 @@ use super::router::{Place, input};
 use super::*;
 
 /// A street with a router, which knows the way to 192.88.99.1 and 2001:db8:99::1, at the host's eth1.
-struct Street {
-    netns: Netns,
-    rtnl: Rtnl,
+pub(super) struct Street {
+    pub(super) netns: Netns,
+    pub(super) rtnl: Rtnl,
 }
 
 impl Street {
-    fn new(host: &Host) -> Self {
+    pub(super) fn new(host: &Host) -> Self {
         let netns = Netns::anonymous().unwrap();
         let up = || LinkChange { up: Some(true), ..LinkChange::default() };
         let peer = VethPeer { name: "wire", netns: Some(netns.as_fd()), mac: None, mtu: None };
@@ -46,6 +46,11 @@ impl Street {
         Self { netns, rtnl }
     }
 
+    /// The index of the street's end of the cable.
+    pub(super) fn index(&mut self) -> u32 {
+        self.rtnl.index("wire").unwrap()
+    }
+
     /// What ping says of an address.
     fn ping(&self, args: &[&str]) -> (bool, String) {
         let out = self.netns.run(|| Command::new("ping").args(["-c", "1", "-W", "2"]).args(args).output()).unwrap();
@@ -53,7 +58,7 @@ impl Street {
         (out.status.success(), String::from_utf8_lossy(&out.stdout).into_owned())
     }
 
-    fn reaches(&self, to: &str) -> bool {
+    pub(super) fn reaches(&self, to: &str) -> bool {
         self.ping(&[to]).0
     }
 
@@ -63,13 +68,13 @@ impl Street {
         self.netns.run(|| drop(std::net::TcpStream::connect_timeout(&at, SILENCE))).unwrap();
     }
 
-    fn knows(&mut self, address: &str) -> Option<[u8; 6]> {
+    pub(super) fn knows(&mut self, address: &str) -> Option<[u8; 6]> {
         let address: IpAddr = address.parse().unwrap();
         self.rtnl.neighbours().unwrap().into_iter().find(|n| n.ip == address).and_then(|n| n.mac)
     }
 }
 
-fn family(cidr: &str, gateway: &str) -> Option<IpFamilySpec> {
+pub(super) fn family(cidr: &str, gateway: &str) -> Option<IpFamilySpec> {
     Some(IpFamilySpec { cidr: Some(cidr.into()), gateway: Some(gateway.into()), ..Default::default() })
 }
 

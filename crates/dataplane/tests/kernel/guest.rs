@@ -125,7 +125,7 @@ pub fn icmp6_packet(from: Ipv6Addr, to: Ipv6Addr, mut message: Vec<u8>) -> Vec<u
 }
 
 /// Asks or tells a neighbour about an address (RFC 4861 sections 4.3 and 4.4), with the sender's MAC.
-fn neighbour(kind: u8, target: Ipv6Addr, mac: [u8; 6]) -> Vec<u8> {
+pub fn neighbour(kind: u8, target: Ipv6Addr, mac: [u8; 6]) -> Vec<u8> {
     let (flags, option) = if kind == 135 { (0, 1) } else { (0x60, 2) };
     [&[kind, 0, 0, 0, flags, 0, 0, 0][..], &target.octets(), &[option, 1], &mac].concat()
 }
