@@ -150,7 +150,7 @@ pub(crate) fn sync(agent: &Agent, views: &[VmNicView], host_name: &str) -> Resul
         };
         agent.dhcp.put_record(&uid, &v.network_key.to_string(), record, None);
         if let Some(ifindex) = agent.plumbing.ifindex(&tap_name(&uid)) {
-            let mac = spec::server_mac(&v.network.uid().unwrap_or_default());
+            let mac = spec::server_mac(&v.network.uid().unwrap_or_default(), &v.spec, &agent.config.node);
             agent.dhcp.put_port(&uid, ifindex, mac, answers_arp)?;
         }
     }
@@ -161,8 +161,8 @@ pub(crate) fn sync(agent: &Agent, views: &[VmNicView], host_name: &str) -> Resul
 /// follow an advertisement without asking.
 fn sync6(agent: &Agent, v: &VmNicView, uid: &str, plan: &RoutePlan) -> Result<(), Error> {
     let network_uid = v.network.uid().unwrap_or_default();
-    let (router, source) = spec::router(&network_uid, &v.spec);
-    let server_mac = spec::server_mac(&network_uid);
+    let (router, source) = spec::router(&network_uid, &v.spec, &agent.config.node);
+    let server_mac = spec::server_mac(&network_uid, &v.spec, &agent.config.node);
     let nic = plan.nic(&v.nic.name_any());
     let Some(advertisement) = nic.and_then(|p| Advertisement::new(p, source)) else {
         agent.dhcp6.remove(uid);

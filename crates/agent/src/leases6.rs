@@ -99,7 +99,8 @@ pub(crate) fn sort(
 ) -> (Vec<Ipv6Addr>, Option<(Ipv6Addr, String)>) {
     let Some(view) = vm::view(t, nic.clone()) else { return (vec![], None) };
     let key = network_key(nic);
-    let (router, _) = spec::router(&view.network.uid().unwrap_or_default(), &view.spec);
+    let (router, _) =
+        spec::router(&view.network.uid().unwrap_or_default(), &view.spec, spec::carrier(nic).unwrap_or_default());
     let prefix = view.spec.ipv6.as_ref().and_then(|s| match (s.cidr, s.addressing) {
         (IpNet::V6(net), Some(Addressing::Slaac | Addressing::Stateless)) => Some(net),
         _ => None,

@@ -20,7 +20,7 @@ pub(crate) fn sync(agent: &Agent, guest: Guest, views: &[VmNicView]) -> Result<(
             guest: guest.clone(),
             nic: v.nic.name_any(),
             mac: v.mac,
-            server_mac: spec::server_mac(&v.network.uid().unwrap_or_default()),
+            server_mac: spec::server_mac(&v.network.uid().unwrap_or_default(), &v.spec, &agent.config.node),
         };
         agent.metadata.put(&uid, ifindex, told)?;
     }

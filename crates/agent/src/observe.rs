@@ -169,7 +169,8 @@ fn judge(
             continue;
         }
         let router = views.iter().find(|v| v.nic.name_any() == name).map(|v| {
-            let (router, _) = spec::router(&v.network.uid().unwrap_or_default(), &v.spec);
+            let (router, _) =
+                spec::router(&v.network.uid().unwrap_or_default(), &v.spec, spec::carrier(&v.nic).unwrap_or_default());
             IpAddr::V6(router)
         });
         let right = |g: &IpAddr| match planned.gateway {

@@ -15,6 +15,7 @@ use multihome_control::queue::Next;
 use multihome_dataplane::{Counted, Dataplane, Ear, Rogue, StepError};
 use multihome_dhcp::guard::server::Doorkeeper;
 use multihome_model::{IfName, NetworkType, PortSecurity};
+use multihome_netlink::packet::{PacketSocket, filter};
 use multihome_netlink::{Capabilities, Link, Rtnl};
 use multihome_plan::node::{
     Domain, NodeInput, NodeNetwork, NodeNic, NodeState, Remotes, Security, Step, Uplink, UplinkKind, bridge_name,
@@ -23,7 +24,7 @@ use multihome_plan::node::{
 use multihome_plan::policy::Members;
 use tokio::runtime::Handle;
 
-use crate::announce::announce;
+use crate::announce::{announce, announce_floating};
 use crate::management::Management;
 use crate::policies::Policed;
 use crate::trial::Trials;
@@ -264,6 +265,13 @@ impl Plumbing {
         tokio::task::spawn_blocking(find).await.ok()?
     }
 
+    /// A packet socket on a device of a routing domain.
+    pub(crate) async fn domain_socket(&self, domain: String, name: IfName) -> Result<PacketSocket, Error> {
+        let this = self.clone();
+        let open = move || lock(&this.inner).engine.domain_socket(&domain, &name, &filter::all());
+        tokio::task::spawn_blocking(open).await?.map_err(|e| Error::Dataplane(e.to_string()))
+    }
+
     /// Makes what a network's tunnel knows of other nodes true, where the tunnel is in place.
     pub(crate) async fn apply_remotes(&self, uplink: IfName, remotes: Remotes) -> Result<(), Error> {
         let this = self.clone();
@@ -454,6 +462,11 @@ impl Plumbing {
             simulate(&mut inner.state, step);
         }
         self.remember_indexes(inner, steps);
+        for step in steps {
+            if let Step::PutFloating(domain, _, floating) = step {
+                announce_floating(self, domain.clone(), floating);
+            }
+        }
         for (tap, bridge) in fresh {
             if let Some(Security::Strict { mac, .. }) = inner.state.ports.get(&tap).map(|p| &p.security) {
                 announce(self, bridge, *mac);

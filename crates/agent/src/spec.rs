@@ -12,7 +12,7 @@ use multihome_model::kubevirt::VirtualMachineInstance;
 use multihome_model::{NetworkInterface, NicModel, Violations, Vni, Vpc};
 use multihome_plan::node::{
     NodeFloating, NodeInput, NodeNetwork, NodeNic, NodePolicyRoute, NodeState, NodeVpc, RemoteNic, Steer, VpcPeer,
-    build, remotes, vpc_domain,
+    build, gateway_mac, remotes, vpc_domain,
 };
 use multihome_vmm as vmm;
 use multihome_vmm::images::ImageStore;
@@ -287,17 +287,18 @@ pub(crate) fn nic_model(model: Option<NicModel>) -> vmm::NicModel {
     }
 }
 
-/// The MAC that answers of a network's DHCP server come from: its gateway leg's.
-pub(crate) fn server_mac(network_uid: &str) -> multihome_model::MacAddr {
-    multihome_model::names::derived_mac(&format!("gateway {network_uid}"), 0)
+/// The MAC that answers of a network's DHCP server come from: its gateway leg's, on this node.
+pub(crate) fn server_mac(network_uid: &str, spec: &CheckedNetwork, node: &str) -> multihome_model::MacAddr {
+    gateway_mac(network_uid, spec.kind, node)
 }
 
 /// The link-local address of a network's IPv6 router, and its MAC where the router is ours.
 pub(crate) fn router(
     network_uid: &str,
     spec: &CheckedNetwork,
+    node: &str,
 ) -> (std::net::Ipv6Addr, Option<multihome_model::MacAddr>) {
-    let mac = server_mac(network_uid);
+    let mac = server_mac(network_uid, spec, node);
     match spec.ipv6.as_ref().and_then(|s| s.gateway) {
         Some(std::net::IpAddr::V6(a)) if a.is_unicast_link_local() => (a, None),
         Some(_) if spec.owns_gateway => (mac.link_local(), Some(mac)),

@@ -1,11 +1,11 @@
 //! Floating addresses: which networks they can be from, and what they lead to.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use kube::ResourceExt;
-use multihome_model::checked::{CheckedNetwork, check_floating_ip};
+use multihome_model::checked::{CheckedFloatingIP, CheckedNetwork, check_floating_ip};
 use multihome_model::{DhcpMode, Family, FloatingIP, NetworkInterface, NetworkType};
 use multihome_plan::node::{Forward, NodeFloating, Transport};
 
@@ -13,31 +13,37 @@ use crate::Key;
 use crate::world::Tables;
 
 /// Why a network has no floating addresses, or not without one being named; in a sentence.
-pub fn unfit(key: &Key, network: &CheckedNetwork, wish: Option<Ipv4Addr>) -> Option<String> {
+pub fn unfit(key: &Key, network: &CheckedNetwork, floating: &CheckedFloatingIP) -> Option<String> {
     if !matches!(network.kind, NetworkType::Vlan | NetworkType::Untagged) {
         return Some(format!(
             "Network {key} is of type {}: floating addresses are from type Vlan or Untagged",
             network.kind.as_str()
         ));
     }
-    let Some(subnet) = network.subnet(Family::IPv4) else {
-        return Some(format!("Network {key} has no IPv4 subnet: give it spec.ipv4.cidr"));
+    let Some(subnet) = network.subnet(floating.family) else {
+        return Some(match floating.family {
+            Family::IPv4 => format!("Network {key} has no IPv4 subnet: give it spec.ipv4.cidr, or ask for family IPv6"),
+            Family::IPv6 => format!("Network {key} has no IPv6 subnet: give it spec.ipv6.cidr, or ask for family IPv4"),
+        });
     };
-    let chosen = wish.is_none() && subnet.pools.is_empty() && subnet.dhcp == DhcpMode::Guard;
+    let field = if floating.family == Family::IPv4 { "spec.ipv4" } else { "spec.ipv6" };
+    let chosen = floating.address.is_none() && subnet.pools.is_empty() && subnet.dhcp == DhcpMode::Guard;
     chosen.then(|| {
         format!(
             "on Network {key} another DHCP server gives addresses, and any could be taken: name spec.address, or give the network \
-             spec.ipv4.pools that the other server leaves alone"
+             {field}.pools that the other server leaves alone"
         )
     })
 }
 
-/// The IPv4 address that a NIC has.
-pub fn target(nic: &NetworkInterface) -> Option<Ipv4Addr> {
-    match nic.status.as_ref()?.ipv4.as_ref()?.address.parse::<IpNet>().ok()?.addr() {
-        IpAddr::V4(a) => Some(a),
-        IpAddr::V6(_) => None,
-    }
+/// The address of a family that a NIC has.
+pub fn target(nic: &NetworkInterface, family: Family) -> Option<IpAddr> {
+    let status = nic.status.as_ref()?;
+    let held = match family {
+        Family::IPv4 => status.ipv4.as_ref()?,
+        Family::IPv6 => status.ipv6.as_ref()?,
+    };
+    Some(held.address.parse::<IpNet>().ok()?.addr())
 }
 
 /// A floating address as the planner of its NIC's node takes it; `None` while it has no address or leads nowhere.
@@ -56,9 +62,17 @@ pub fn planned(t: &Tables, floating: &FloatingIP) -> Option<(Key, NodeFloating)>
         uid: floating.uid()?,
         key: key.to_string(),
         network: network.to_string(),
-        address: floating.status.as_ref()?.address.as_ref()?.parse().ok()?,
+        // What it held before its spec was changed may be of the other family still.
+        address: floating
+            .status
+            .as_ref()?
+            .address
+            .as_ref()?
+            .parse()
+            .ok()
+            .filter(|a: &IpAddr| a.is_ipv4() == (checked.family == Family::IPv4))?,
         nic: nic.uid()?,
-        target: target(nic)?,
+        target: target(nic, checked.family)?,
         forwards,
     };
     Some((network, planned))

@@ -68,6 +68,12 @@ pub trait Dataplane: Engine + std::fmt::Debug {
     /// [`multihome_netlink::Error::is_missing`] if there is no such device.
     fn packet_socket(&mut self, name: &IfName, filter: &[Insn]) -> Result<PacketSocket>;
 
+    /// Opens a packet socket on a device of a routing domain, for example on the end of a floating address inside.
+    ///
+    /// # Errors
+    /// [`multihome_netlink::Error::is_missing`] if there is no such domain or device.
+    fn domain_socket(&self, domain: &str, name: &IfName, filter: &[Insn]) -> Result<PacketSocket>;
+
     /// How many frames of each NIC were dropped because it may not send them.
     ///
     /// # Errors

@@ -167,7 +167,7 @@ fn the_node_hears_its_vlans_by_the_bridges_own_port_and_says_nothing_there_but_p
     let bridge = suite::name(names::BRIDGE, "net1");
     let mtu = desired.bridges[&bridge].mtu;
     let kind = UplinkKind::Vlan { parent: IfName::new("lan0").unwrap(), id: VlanId::new(100).unwrap() };
-    let uplink = Uplink { alias: "uplink default/net1".into(), bridge: bridge.clone(), mtu, kind };
+    let uplink = Uplink { alias: "uplink default/net1".into(), bridge: bridge.clone(), mtu, kind, own: [].into() };
     let device = suite::name(names::VLAN, "net1");
     desired.uplinks.insert(device.clone(), uplink);
     let mut engine = host.engine();

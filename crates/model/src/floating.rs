@@ -4,9 +4,9 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Condition;
+use crate::{Condition, Family};
 
-/// An IPv4 address of a Vlan or Untagged network that leads to a NIC behind a gateway of Multihome's: all of it, or some ports.
+/// An address of a Vlan or Untagged network that leads to a NIC behind a gateway of Multihome's: all of it, or some ports.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Default)]
 #[kube(
     group = "multihome.io",
@@ -19,7 +19,7 @@ use crate::Condition;
     status = "FloatingIPStatus",
     derive = "PartialEq",
     derive = "Default",
-    doc = "An IPv4 address of a Vlan or Untagged network that leads to a NIC behind a gateway of Multihome's: all of it, or some ports.",
+    doc = "An address of a Vlan or Untagged network that leads to a NIC behind a gateway of Multihome's: all of it, or some ports.",
     printcolumn(name = "Address", type_ = "string", json_path = ".status.address", description = "The address"),
     printcolumn(name = "Network", type_ = "string", json_path = ".spec.network", description = "Where it is from"),
     printcolumn(name = "NIC", type_ = "string", json_path = ".spec.nic", description = "Where it leads"),
@@ -53,15 +53,18 @@ use crate::Condition;
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FloatingIPSpec {
-    /// The network that the address is from: type Vlan or Untagged, with `ipv4`. NAME or NAMESPACE/NAME.
+    /// The network that the address is from: type Vlan or Untagged, with a subnet of the address's family. NAME or NAMESPACE/NAME.
     pub network: String,
+    /// IPv4 or IPv6. Default: that of `address`, or IPv4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<Family>,
     /// The address. Default: one of the network's pools; where another DHCP server gives addresses too, pools or an address must
     /// be named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
     /// The NIC that it leads to, in the same namespace.
     pub nic: String,
-    /// The ports that lead there, at most 10. Without any the whole address does, in and out.
+    /// The ports that lead there, at most 10. Without any the whole address does, in and out; of the NIC's other family nothing does.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forwards: Vec<PortForward>,
 }
@@ -101,7 +104,7 @@ pub struct FloatingIPStatus {
     /// The address that it holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// The NIC's own address.
+    /// The NIC's own address of the same family.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
     /// The node that has it: the NIC's.

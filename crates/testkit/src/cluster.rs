@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use crate::{NEXT, Node, eventually, run};
+use crate::wire::{Delay, Wire};
+use crate::{NEXT, Node, capture, eventually, run};
 
 /// Nodes on a switch.
 #[derive(Debug)]
@@ -12,7 +14,12 @@ pub struct Cluster {
     /// The nodes; the first one serves the API. Their tunnel addresses are 192.0.2.1, 192.0.2.2 and so on.
     pub nodes: Vec<Node>,
     switch: String,
+    /// What they are connected by, where that takes time.
+    wires: Vec<Wire>,
 }
+
+/// What the cables of a far cluster's nodes take, each: there and back between two nodes are four of these.
+pub const FAR: Delay = Delay { mean: Duration::from_millis(5), jitter: Duration::from_millis(2) };
 
 impl Cluster {
     /// Starts `count` nodes, called node1, node2 and so on, each with the demo guest as image `guest`.
@@ -20,11 +27,23 @@ impl Cluster {
     /// # Panics
     /// If anything of that fails.
     pub fn start(binary: &str, count: usize) -> Self {
+        Self::with(binary, count, None)
+    }
+
+    /// The same, with cables that take [`FAR`].
+    ///
+    /// # Panics
+    /// If anything of that fails.
+    pub fn start_far(binary: &str, count: usize) -> Self {
+        Self::with(binary, count, Some(FAR))
+    }
+
+    fn with(binary: &str, count: usize, delay: Option<Delay>) -> Self {
         let switch = format!("mhswitch-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
         run("ip", &["netns", "add", &switch]);
         run("ip", &["-n", &switch, "link", "add", "switch", "type", "bridge"]);
         run("ip", &["-n", &switch, "link", "set", "switch", "up"]);
-        let mut cluster = Self { nodes: vec![], switch };
+        let mut cluster = Self { nodes: vec![], switch, wires: vec![] };
         for i in 1..=count {
             let name = format!("node{i}");
             let role: &[&str] = match i {
@@ -33,7 +52,7 @@ impl Cluster {
             };
             let mut node = Node::new(binary, role);
             node.kubeconfig = (i > 1).then(|| cluster.nodes[0].data_dir().join("join.kubeconfig"));
-            cluster.plug(&node, i);
+            cluster.plug(&node, i, delay);
             node.serve();
             node.import_guest();
             cluster.nodes.push(node);
@@ -42,10 +61,17 @@ impl Cluster {
     }
 
     /// Connects a node's `eth0` to the switch.
-    fn plug(&self, node: &Node, i: usize) {
+    fn plug(&mut self, node: &Node, i: usize, delay: Option<Delay>) {
         let (port, netns) = (format!("port{i}"), node.netns());
-        let pair = ["link", "add", "eth0", "type", "veth", "peer", "name", &port, "netns", &self.switch];
-        run("ip", &[&["-n", netns][..], &pair].concat());
+        match delay {
+            Some(delay) => {
+                self.wires.push(Wire::lay([(netns, "eth0"), (&self.switch, &port)], delay, i as u64));
+            }
+            None => {
+                let pair = ["link", "add", "eth0", "type", "veth", "peer", "name", &port, "netns", &self.switch];
+                run("ip", &[&["-n", netns][..], &pair].concat());
+            }
+        }
         run("ip", &["-n", &self.switch, "link", "set", &port, "master", "switch", "up"]);
         run("ip", &["-n", netns, "addr", "add", &format!("192.0.2.{i}/24"), "dev", "eth0"]);
         run("ip", &["-n", netns, "link", "set", "eth0", "up"]);
@@ -61,23 +87,9 @@ impl Cluster {
         run("ip", &["-n", &self.switch, "link", "set", &format!("port{node}"), state]);
     }
 
-    /// Makes the switch lose one frame of a hundred, at random.
-    ///
-    /// # Panics
-    /// If it cannot.
+    /// Makes each cable of a far cluster lose five frames of a thousand, so that of those between two nodes one of a hundred is lost.
     pub fn lossy(&self) {
-        let rules = "table bridge loss {
-            chain forward {
-                type filter hook forward priority 0
-                numgen random mod 100 < 1 drop
-            }
-        }";
-        self.on_switch("nft", &[rules]);
-    }
-
-    fn on_switch(&self, program: &str, args: &[&str]) {
-        let netns = format!("--net=/run/netns/{}", self.switch);
-        run("nsenter", &[&[netns.as_str(), "--", program][..], args].concat());
+        self.wires.iter().for_each(|w| w.lose(5));
     }
 
     /// The API as the first node's command line sees it.
@@ -101,25 +113,8 @@ impl Cluster {
     /// # Panics
     /// If tcpdump cannot be run.
     pub fn capture(&self, node: usize, expression: &str, work: impl FnOnce()) -> String {
-        let file = self.nodes[node - 1].dir.path().join("capture");
-        let netns = format!("--net=/run/netns/{}", self.nodes[node - 1].netns());
-        let output = std::fs::File::create(&file).expect("a file for the capture");
-        let child = Command::new("nsenter")
-            .args([netns.as_str(), "--", "tcpdump", "-l", "-n", "-e", "-i", "eth0", "--immediate-mode", expression])
-            .stdout(output)
-            .stderr(std::process::Stdio::piped())
-            .spawn();
-        let mut child = child.expect("tcpdump starts");
-        let mut said = std::io::BufReader::new(child.stderr.take().expect("piped"));
-        let mut line = String::new();
-        // It says «listening on …» once it hears.
-        while std::io::BufRead::read_line(&mut said, &mut line).is_ok_and(|n| n > 0) && !line.contains("listening") {
-            line.clear();
-        }
-        work();
-        let _ = child.kill();
-        let _ = child.wait();
-        std::fs::read_to_string(&file).unwrap_or_default()
+        let node = &self.nodes[node - 1];
+        capture(node.netns(), "eth0", &node.dir.path().join("capture"), expression, work)
     }
 
     /// Where the first node's server keeps the kubeconfig for others.

@@ -7,14 +7,16 @@ mod cluster;
 mod kubernetes;
 mod manifest;
 pub mod vswitch;
+pub mod wire;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-pub use cluster::Cluster;
+pub use cluster::{Cluster, FAR};
 pub use kubernetes::Kubernetes;
 pub use manifest::{dual_stack, network, vm};
 use serde_json::Value;
@@ -375,9 +377,33 @@ impl Lan {
             "ip",
             &["-n", node.netns(), "link", "add", device, "type", "veth", "peer", "name", "wire", "netns", &netns],
         );
+        run("ip", &["-n", node.netns(), "link", "set", device, "up"]);
+        Self::with_wire(netns, addresses)
+    }
+
+    /// Makes a host with these addresses on a switch of its own, and lays a cable from it to the device `device` of each node.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn between(nodes: &[&Node], device: &str, addresses: &[&str]) -> Self {
+        let netns = format!("mhlan-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
+        run("ip", &["netns", "add", &netns]);
+        let inside = ["-n", &netns];
+        run("ip", &[&inside[..], &["link", "add", "wire", "type", "bridge", "mcast_snooping", "0"]].concat());
+        for (i, node) in nodes.iter().enumerate() {
+            let port = format!("port{}", i + 1);
+            let pair = ["link", "add", device, "type", "veth", "peer", "name", &port, "netns", &netns];
+            run("ip", &[&["-n", node.netns()][..], &pair].concat());
+            run("ip", &["-n", node.netns(), "link", "set", device, "up"]);
+            run("ip", &[&inside[..], &["link", "set", &port, "master", "wire", "up"]].concat());
+        }
+        Self::with_wire(netns, addresses)
+    }
+
+    /// A host whose device `wire` is there.
+    fn with_wire(netns: String, addresses: &[&str]) -> Self {
         run("ip", &["-n", &netns, "link", "set", "lo", "up"]);
         run("ip", &["-n", &netns, "link", "set", "wire", "up"]);
-        run("ip", &["-n", node.netns(), "link", "set", device, "up"]);
         for a in addresses {
             // Duplicate address detection would keep it from use for a second.
             let at_once: &[&str] = if a.contains(':') { &["nodad"] } else { &[] };
@@ -385,6 +411,30 @@ impl Lan {
         }
         let dir = tempfile::Builder::new().prefix("mhlan").tempdir().expect("a temporary directory");
         Self { netns, dir, children: vec![] }
+    }
+
+    /// Captures what the host hears for as long as `work` takes; one line of tcpdump per frame.
+    ///
+    /// # Panics
+    /// If tcpdump cannot be run.
+    pub fn capture(&self, expression: &str, work: impl FnOnce()) -> String {
+        capture(&self.netns, "wire", &self.dir().join("capture"), expression, work)
+    }
+
+    /// The MACs that a node's port of the switch hears frames from for as long as `work` takes; nodes are counted from 1.
+    ///
+    /// # Panics
+    /// If tcpdump cannot be run.
+    pub fn sources(&self, node: usize, work: impl FnOnce()) -> BTreeSet<String> {
+        let port = format!("port{node}");
+        let text = capture(&self.netns, &port, &self.dir().join(&port), "inbound", work);
+        // A frame's line says «TIME SOURCE > DESTINATION»; others show what is in it.
+        let source = |line: &str| {
+            let mut words = line.split_whitespace().skip(1);
+            let source = words.next()?;
+            (words.next()? == ">").then(|| source.to_owned())
+        };
+        text.lines().filter_map(source).collect()
     }
 
     /// Its directory for files.
@@ -442,6 +492,28 @@ impl Drop for Node {
         }
         let _ = Command::new("ip").args(["netns", "del", &self.netns]).status();
     }
+}
+
+/// Captures what passes a device of a namespace for as long as `work` takes; one line of tcpdump per frame.
+fn capture(netns: &str, device: &str, file: &Path, expression: &str, work: impl FnOnce()) -> String {
+    let netns = format!("--net=/run/netns/{netns}");
+    let output = std::fs::File::create(file).expect("a file for the capture");
+    let child = Command::new("nsenter")
+        .args([&netns, "--", "tcpdump", "-l", "-n", "-e", "-i", device, "--immediate-mode", expression])
+        .stdout(output)
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = child.expect("tcpdump starts");
+    let mut said = std::io::BufReader::new(child.stderr.take().expect("piped"));
+    let mut line = String::new();
+    // It says «listening on …» once it hears.
+    while std::io::BufRead::read_line(&mut said, &mut line).is_ok_and(|n| n > 0) && !line.contains("listening") {
+        line.clear();
+    }
+    work();
+    let _ = child.kill();
+    let _ = child.wait();
+    std::fs::read_to_string(file).unwrap_or_default()
 }
 
 fn run(program: &str, args: &[&str]) {

@@ -1,10 +1,8 @@
 //! Floating addresses: the network that they are from, and whether the NIC can have them.
 
-use std::net::IpAddr;
-
 use kube::ResourceExt;
 use multihome_model::checked::{check_floating_ip, check_network};
-use multihome_model::{Family, FloatingIP, Network, Violations};
+use multihome_model::{FloatingIP, Network, Violations};
 
 use super::{Lookup, Request, Verb, Verdict, get, list, parse, spec_changed};
 use crate::Key;
@@ -22,22 +20,25 @@ pub(super) fn validate(req: &Request<'_>, look: &dyn Lookup) -> Verdict {
     if let Some(network) = get::<Network>(look, &key)
         && let Ok(network) = check_network(&key.name, &network.spec)
     {
-        if let Some(why) = floating::unfit(&key, &network, checked.address) {
+        if let Some(why) = floating::unfit(&key, &network, &checked) {
             v.add("spec.network", why);
-        } else if let Some(why) = checked.address.and_then(|a| network.subnet(Family::IPv4)?.refuse(IpAddr::V4(a))) {
+        } else if let Some(why) = checked.address.and_then(|a| network.subnet(checked.family)?.refuse(a)) {
             v.add("spec.address", why);
         }
     }
     if checked.forwards.is_empty() {
         let others = list::<FloatingIP>(look, Some(req.namespace)).into_iter();
-        let mut whole = others
-            .filter(|o| o.name_any() != req.name && o.spec.nic == floating.spec.nic && o.spec.forwards.is_empty());
+        let of_family = |o: &FloatingIP| {
+            check_floating_ip(&o.name_any(), &o.spec).is_ok_and(|c| c.family == checked.family && c.forwards.is_empty())
+        };
+        let mut whole = others.filter(|o| o.name_any() != req.name && o.spec.nic == floating.spec.nic && of_family(o));
         if let Some(other) = whole.next() {
             let text = format!(
-                "NIC {:?} has all of FloatingIP {:?} already, and what it sends can come from one address only: name the ports to \
-                 forward",
+                "NIC {:?} has all of FloatingIP {:?} already, and what it sends by {:?} can come from one address only: name the \
+                 ports to forward",
                 floating.spec.nic,
-                other.name_any()
+                other.name_any(),
+                checked.family
             );
             v.add("spec.forwards", text);
         }

@@ -1,14 +1,14 @@
 //! FloatingIPs: their address is claimed like a NIC's, and they are where their NIC is.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
-use multihome_model::checked::{CheckedNetwork, Subnet, check_floating_ip, check_network};
+use multihome_model::checked::{CheckedFloatingIP, CheckedNetwork, Subnet, check_floating_ip, check_network};
 use multihome_model::condition::{self, Condition};
-use multihome_model::{FINALIZER_CLAIMS, Family, FloatingIP, OwnerRef, names};
+use multihome_model::{FINALIZER_CLAIMS, Family, FloatingIP, OwnerRef, Violations, names};
 use multihome_plan::address;
 use serde_json::json;
 
@@ -31,7 +31,9 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
         let list: Vec<&str> = known.finalizers().iter().map(String::as_str).chain([FINALIZER_CLAIMS]).collect();
         return set_finalizers(&api, &known, &list).await;
     }
-    let outcome = settle(ctx, key, &known).await?;
+    let checked = check_floating_ip(&key.name, &known.spec);
+    let outcome = settle(ctx, key, &known, &checked).await?;
+    let family = checked.map(|c| c.family).ok();
     let (address, ready) = match outcome {
         Ok(address) => (Some(address), leads(ctx, key, &known, address)),
         Err((reason, text)) => (None, Condition::new(status::READY, false, reason, text)),
@@ -41,7 +43,7 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
     status::update(&api, &key.name, Some(&known), |o| {
         let s = o.status.get_or_insert_default();
         s.address = address.map(|a| a.to_string());
-        s.target = nic.as_ref().and_then(|n| target(n)).map(|a| a.to_string());
+        s.target = nic.as_ref().zip(family).and_then(|(n, f)| target(n, f)).map(|a| a.to_string());
         s.node = nic.as_ref().and_then(|n| n.status.as_ref()?.node.clone());
         condition::set(&mut s.conditions, ready.clone(), &status::now());
     })
@@ -54,8 +56,9 @@ async fn settle(
     ctx: &Context,
     key: &Key,
     known: &FloatingIP,
-) -> Result<Result<Ipv4Addr, (&'static str, String)>, Failure> {
-    let checked = match check_floating_ip(&key.name, &known.spec) {
+    checked: &Result<CheckedFloatingIP, Violations>,
+) -> Result<Result<IpAddr, (&'static str, String)>, Failure> {
+    let checked = match checked {
         Ok(c) => c,
         Err(v) => return Ok(Err(("Invalid", v.to_string()))),
     };
@@ -64,23 +67,25 @@ async fn settle(
     let Some(network) = network else {
         return Ok(Err(("NetworkMissing", format!("Network {at} does not exist or is not valid: create or mend it"))));
     };
-    if let Some(why) = unfit(&at, &network, checked.address) {
+    if let Some(why) = unfit(&at, &network, checked) {
         return Ok(Err(("NetworkUnfit", why)));
     }
-    let Some(subnet) = network.subnet(Family::IPv4) else { return Ok(Err(("NetworkUnfit", "no IPv4".into()))) };
+    let Some(subnet) = network.subnet(checked.family) else {
+        return Ok(Err(("NetworkUnfit", format!("Network {at} has no {:?} subnet", checked.family))));
+    };
     let owner =
         OwnerRef { namespace: key.namespace.clone(), name: key.name.clone(), uid: known.uid().unwrap_or_default() };
-    let held: BTreeSet<Ipv4Addr> = {
+    let held: BTreeSet<IpAddr> = {
         let t = ctx.world.read();
         let mine = t.claims_of(&owner.uid).into_iter();
         mine.filter(|c| c.spec.network == at.name).filter_map(|c| c.spec.address.parse().ok()).collect()
     };
-    let outcome = match checked.address.or(held.first().copied().filter(|a| subnet.refuse((*a).into()).is_none())) {
+    let outcome = match checked.address.or(held.into_iter().find(|a| subnet.refuse(*a).is_none())) {
         Some(a) => {
-            if let Some(why) = subnet.refuse(a.into()) {
+            if let Some(why) = subnet.refuse(a) {
                 return Ok(Err(("AddressRefused", why)));
             }
-            let name = names::ip_claim(&at.name, a.into());
+            let name = names::ip_claim(&at.name, a);
             match claim_for(ctx, &at, &owner, &name, &a.to_string()).await? {
                 Ok(()) => Ok(a),
                 Err(holder) => Err(("AddressTaken", format!("address {a} is taken by {holder}: use another, or none"))),
@@ -100,7 +105,7 @@ async fn choose(
     network: &CheckedNetwork,
     subnet: &Subnet,
     owner: &OwnerRef,
-) -> Result<Result<Ipv4Addr, (&'static str, String)>, Failure> {
+) -> Result<Result<IpAddr, (&'static str, String)>, Failure> {
     let _one_at_a_time = ctx.choosing.lock().await;
     let mut refused: BTreeSet<IpAddr> = BTreeSet::new();
     loop {
@@ -110,8 +115,7 @@ async fn choose(
             address::choose(subnet, &taken)
         };
         let a = match chosen {
-            Ok(IpAddr::V4(a)) => a,
-            Ok(IpAddr::V6(_)) => return Ok(Err(("NetworkUnfit", format!("Network {at} has no IPv4 subnet")))),
+            Ok(a) => a,
             Err(e) => {
                 let kind = network.kind.as_str();
                 return Ok(Err((
@@ -120,15 +124,15 @@ async fn choose(
                 )));
             }
         };
-        if claim_for(ctx, at, owner, &names::ip_claim(&at.name, a.into()), &a.to_string()).await?.is_ok() {
+        if claim_for(ctx, at, owner, &names::ip_claim(&at.name, a), &a.to_string()).await?.is_ok() {
             return Ok(Ok(a));
         }
-        refused.insert(a.into());
+        refused.insert(a);
     }
 }
 
 /// Whether it leads to its NIC, and where that is.
-fn leads(ctx: &Context, key: &Key, known: &FloatingIP, address: Ipv4Addr) -> Condition {
+fn leads(ctx: &Context, key: &Key, known: &FloatingIP, address: IpAddr) -> Condition {
     let no = |reason: &str, text: String| Condition::new(status::READY, false, reason, text);
     let name = &known.spec.nic;
     let t = ctx.world.read();
@@ -144,7 +148,10 @@ fn leads(ctx: &Context, key: &Key, known: &FloatingIP, address: Ipv4Addr) -> Con
             ),
         );
     }
-    let Some(inner) = target(nic) else { return no("NoAddress", format!("NIC {name} has no IPv4 address yet")) };
+    let family = if address.is_ipv4() { Family::IPv4 } else { Family::IPv6 };
+    let Some(inner) = target(nic, family) else {
+        return no("NoAddress", format!("NIC {name} has no {family:?} address"));
+    };
     let Some(node) = nic.status.as_ref().and_then(|s| s.node.clone()) else {
         return no("NotRunning", format!("NIC {name} is on no node: its VM does not run"));
     };
@@ -181,7 +188,7 @@ async fn set_finalizers(api: &Api<FloatingIP>, known: &FloatingIP, list: &[&str]
 }
 
 /// Gives back every claim but that of an address.
-async fn give_back(ctx: &Context, uid: &str, keep: Option<Ipv4Addr>) -> Result<(), Failure> {
+async fn give_back(ctx: &Context, uid: &str, keep: Option<IpAddr>) -> Result<(), Failure> {
     let keep = keep.map(|a| a.to_string());
     let claims = ctx.world.read().claims_of(uid);
     for claim in claims.into_iter().filter(|c| Some(&c.spec.address) != keep.as_ref()) {

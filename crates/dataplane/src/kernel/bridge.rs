@@ -1,5 +1,6 @@
 //! Bridges and what is plugged into them: uplinks and taps.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use multihome_model::{IfName, Mtu, names};
@@ -136,6 +137,9 @@ impl Kernel {
             UplinkKind::Device => return self.put_device(name, uplink),
         };
         let bridge = self.bridge_index(&uplink.bridge)?;
+        if kind_name != "vxlan" {
+            self.put_own(name, &uplink.own)?;
+        }
         let there = self.expect(name, kind_name)?;
         let same = match &there {
             Some(link) => self.uplink_kind(link)?.as_ref() == Some(&uplink.kind),
@@ -212,6 +216,7 @@ impl Kernel {
         }
         self.hold_ipv6(name.as_str())?;
         self.put_fact(UNTAGGED, name, true)?;
+        self.put_own(name, &uplink.own)?;
         let change = LinkChange {
             mtu: self.raised_mtu(&link, uplink.mtu)?,
             master: (link.master != bridge).then_some(bridge),
@@ -287,6 +292,7 @@ impl Kernel {
             self.forget_remotes(name)?;
             let parent = self.parent_of(name)?;
             self.delete_device(name)?;
+            self.put_own(name, &BTreeSet::new())?;
             return parent.map_or(Ok(()), |p| self.settle_mtu(&p));
         }
         if let Some(link) = self.rtnl.link(name.as_str())? {
@@ -297,6 +303,7 @@ impl Kernel {
             }
         }
         self.put_fact(UNTAGGED, name, false)?;
+        self.put_own(name, &BTreeSet::new())?;
         self.settle_mtu(name.as_str())?;
         self.release_ipv6(name.as_str())
     }

@@ -17,13 +17,17 @@ use super::{Kernel, private};
 use crate::error::{Error, Result};
 
 /// What a domain's namespace is made to do. `arp_ignore` 1: a leg answers for its own address and not for other subnets'
-/// gateways. `rp_filter` 0, whatever the host has: between peers there and back are different ways.
-const DOMAIN_SYSCTLS: [(&str, &str); 5] = [
+/// gateways. `rp_filter` 0, whatever the host has: between peers there and back are different ways. `fwmark_reflect`: what a domain
+/// itself answers to a packet with a mark goes by that mark, so that whoever sends by a floating address is told of a packet that
+/// is too big by that address, too.
+const DOMAIN_SYSCTLS: [(&str, &str); 7] = [
     ("net/ipv4/ip_forward", "1"),
     ("net/ipv6/conf/all/forwarding", "1"),
     ("net/ipv4/conf/all/arp_ignore", "1"),
     ("net/ipv4/conf/all/rp_filter", "0"),
     ("net/ipv4/conf/default/rp_filter", "0"),
+    ("net/ipv4/fwmark_reflect", "1"),
+    ("net/ipv6/fwmark_reflect", "1"),
 ];
 
 /// The host's side of all ways out. Nothing goes from one domain to another, nothing but answers comes

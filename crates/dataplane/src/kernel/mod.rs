@@ -218,6 +218,16 @@ impl Kernel {
         Ok(self.config.host.run(|| PacketSocket::open(index, filter))??)
     }
 
+    /// Opens a packet socket on a device of a routing domain.
+    ///
+    /// # Errors
+    /// [`multihome_netlink::Error::is_missing`] if there is no such domain or device.
+    pub fn domain_socket(&self, domain: &str, name: &IfName, filter: &[Insn]) -> Result<PacketSocket> {
+        let netns = Netns::open(&self.netns_name(domain))?;
+        let index = Rtnl::open_in(&netns)?.index(name.as_str())?;
+        Ok(netns.run(|| PacketSocket::open(index, filter))??)
+    }
+
     /// Removes what no step does.
     pub(crate) fn put_all_back(&mut self) -> [Result<()>; 3] {
         [self.release_forwarding(), self.delete_tables(), self.delete_policies()]
@@ -291,6 +301,10 @@ impl crate::Dataplane for Kernel {
 
     fn packet_socket(&mut self, name: &IfName, filter: &[Insn]) -> Result<PacketSocket> {
         Kernel::packet_socket(self, name, filter)
+    }
+
+    fn domain_socket(&self, domain: &str, name: &IfName, filter: &[Insn]) -> Result<PacketSocket> {
+        Kernel::domain_socket(self, domain, name, filter)
     }
 
     fn drops(&mut self) -> Result<BTreeMap<IfName, u64>> {

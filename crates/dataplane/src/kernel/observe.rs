@@ -37,6 +37,8 @@ pub(super) struct Host {
     /// The devices whose tagged frames are refused, and those whose tagged frames are sorted.
     untagged: BTreeSet<IfName>,
     tagged: BTreeSet<IfName>,
+    /// The addresses that uplinks ask nobody for.
+    own: BTreeMap<IfName, BTreeSet<IpAddr>>,
 }
 
 /// A domain's namespace as it is inside.
@@ -54,6 +56,11 @@ impl Host {
     /// The forwarding entries of a device.
     pub(super) fn entries(&self, index: u32) -> &[FdbEntry] {
         self.fdb.get(&index).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The addresses that an uplink asks nobody for.
+    pub(super) fn own(&self, uplink: &IfName) -> BTreeSet<IpAddr> {
+        self.own.get(uplink).cloned().unwrap_or_default()
     }
 
     pub(super) fn ours(&self, prefix: &'static str, kind: &'static str) -> impl Iterator<Item = (IfName, &Link)> {
@@ -136,6 +143,7 @@ impl Kernel {
             inner_tags: self.inner_tags()?,
             untagged: self.devices(UNTAGGED)?,
             tagged: self.devices(TAGGED)?,
+            own: self.own_addresses()?,
             links,
         })
     }
@@ -166,7 +174,10 @@ impl Kernel {
                 let right = right && link.up && (kind == "vxlan" || link.port.learning == Some(true));
                 if let Some(kind) = self.uplink_kind(link)? {
                     let (alias, bridge) = (alias_if(right, &link.alias), host.bridge_of(link));
-                    state.uplinks.insert(name, Uplink { alias, bridge, mtu, kind });
+                    // A tunnel's are told with what it knows of other nodes.
+                    let wire = !matches!(kind, UplinkKind::Vxlan { .. });
+                    let own = if wire { host.own(&name) } else { BTreeSet::new() };
+                    state.uplinks.insert(name, Uplink { alias, bridge, mtu, kind, own });
                 }
             }
         }
@@ -185,6 +196,7 @@ impl Kernel {
                 bridge: host.bridge_of(link),
                 mtu: mtu_of(bridge).0,
                 kind: UplinkKind::Device,
+                own: host.own(&name),
             };
             state.uplinks.insert(name, uplink);
         }

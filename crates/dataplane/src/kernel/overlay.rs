@@ -58,14 +58,7 @@ impl Kernel {
         let index = self.rtnl.index(name.as_str())?;
         let known = self.known_remotes()?.get(name).cloned().unwrap_or_default();
         self.ensure_tables()?;
-        let mut changes = Changes::new();
-        for ip in known.flood.own.difference(&flood.own) {
-            changes.delete(own_set(*ip), own_key(name, *ip));
-        }
-        for ip in flood.own.difference(&known.flood.own) {
-            changes.add(own_set(*ip), Element::key(own_key(name, *ip)));
-        }
-        self.nft.apply(Family::Bridge, TABLE, &changes)?;
+        self.change_own(name, &known.flood.own, &flood.own)?;
         let gone: Vec<FdbEntry> = known.flood.nodes.difference(&flood.nodes).map(|n| copy_to(index, *n)).collect();
         for result in self.rtnl.fdb_delete(&gone) {
             result.unless_missing()?;
@@ -118,14 +111,46 @@ impl Kernel {
         Ok(())
     }
 
+    /// Which addresses each uplink asks nobody for.
+    pub(super) fn own_addresses(&mut self) -> Result<BTreeMap<IfName, BTreeSet<IpAddr>>> {
+        let mut own: BTreeMap<IfName, BTreeSet<IpAddr>> = BTreeMap::new();
+        for (set, length) in OWN.into_iter().zip([4, 16]) {
+            for e in self.facts_in(set)? {
+                let Some((name, ip)) = split(&e.key) else { continue };
+                let ip = match length {
+                    4 => <[u8; 4]>::try_from(ip).ok().map(IpAddr::from),
+                    _ => <[u8; 16]>::try_from(ip).ok().map(IpAddr::from),
+                };
+                own.entry(name).or_default().extend(ip);
+            }
+        }
+        Ok(own)
+    }
+
+    /// Makes exactly these the addresses that a wire is asked for by nobody, and that nobody there has.
+    pub(super) fn put_own(&mut self, name: &IfName, wanted: &BTreeSet<IpAddr>) -> Result<()> {
+        if !wanted.is_empty() {
+            self.ensure_tables()?;
+        }
+        let there = self.own_addresses()?.remove(name).unwrap_or_default();
+        self.change_own(name, &there, wanted)
+    }
+
+    fn change_own(&mut self, name: &IfName, there: &BTreeSet<IpAddr>, wanted: &BTreeSet<IpAddr>) -> Result<()> {
+        let mut changes = Changes::new();
+        for ip in there.difference(wanted) {
+            changes.delete(own_set(*ip), own_key(name, *ip));
+        }
+        for ip in wanted.difference(there) {
+            changes.add(own_set(*ip), Element::key(own_key(name, *ip)));
+        }
+        Ok(self.nft.apply(Family::Bridge, TABLE, &changes)?)
+    }
+
     /// The device is gone, and what it knew with it.
     pub(super) fn forget_remotes(&mut self, name: &IfName) -> Result<()> {
         let own = self.known_remotes()?.get(name).map(|r| r.flood.own.clone()).unwrap_or_default();
-        let mut changes = Changes::new();
-        for ip in own {
-            changes.delete(own_set(ip), own_key(name, ip));
-        }
-        self.nft.apply(Family::Bridge, TABLE, &changes)?;
+        self.change_own(name, &own, &BTreeSet::new())?;
         self.remotes.get_or_insert_default().remove(name);
         Ok(())
     }
@@ -175,17 +200,6 @@ impl Kernel {
                 neighbours.entry((n.index, mac)).or_default().insert(n.ip);
             }
         }
-        let mut own: BTreeMap<IfName, BTreeSet<IpAddr>> = BTreeMap::new();
-        for (set, length) in OWN.into_iter().zip([4, 16]) {
-            for e in self.keys(set)? {
-                let Some((name, ip)) = split(&e.key) else { continue };
-                let ip = match length {
-                    4 => <[u8; 4]>::try_from(ip).ok().map(IpAddr::from),
-                    _ => <[u8; 16]>::try_from(ip).ok().map(IpAddr::from),
-                };
-                own.entry(name).or_default().extend(ip);
-            }
-        }
         let mut found = BTreeMap::new();
         for (name, link) in host.ours(names::VXLAN, "vxlan") {
             let unknown = link.port.learning == Some(true);
@@ -194,7 +208,7 @@ impl Kernel {
                 continue;
             }
             let mut known = Remotes {
-                flood: Flood { nodes: BTreeSet::new(), unknown, own: own.remove(&name).unwrap_or_default() },
+                flood: Flood { nodes: BTreeSet::new(), unknown, own: host.own(&name) },
                 hosts: BTreeMap::new(),
             };
             let entries = host.entries(link.index);

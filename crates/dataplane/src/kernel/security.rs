@@ -28,7 +28,7 @@ const GUARDED6: &str = "nic_guarded6";
 const PROMISCUOUS: &str = "nic_promiscuous";
 const TRUNKS: &str = "nic_trunks";
 const DROPPED: &str = "nic_dropped";
-/// As whom a NIC asks DHCP servers. The newest set, by which a table of this version is known.
+/// As whom a NIC asks DHCP servers.
 const CLIENTS: &str = "nic_clients";
 const ROGUES: [(Rogue, &str); 3] =
     [(Rogue::Dhcp4, "rogue_dhcp4"), (Rogue::Dhcp6, "rogue_dhcp6"), (Rogue::Router, "rogue_router")];
@@ -49,8 +49,9 @@ pub(super) const UNTAGGED: &str = "uplinks_untagged";
 pub(super) const TAGGED: &str = "uplinks_tagged";
 /// The VLANs that stand for frames without a tag inside a fabric's bridge, by its uplink.
 pub(super) const INNER_TAGS: &str = "inner_tags";
-/// The addresses that each VXLAN uplink asks nobody for, because every node has them.
-pub(super) const OWN: [&str; 2] = ["tunnel_own4", "tunnel_own6"];
+/// The addresses that each uplink asks nobody for, because every node has them. The newest sets, by which a table of this version is
+/// known.
+pub(super) const OWN: [&str; 2] = ["uplink_own4", "uplink_own6"];
 
 /// `nic_targets` holds what `nic_ip6` does: the target address of neighbour discovery (RFC 4861,
 /// section 4.3 and 4.4: at offset 8 of the ICMPv6 message) has no name in this language yet, and a
@@ -63,7 +64,9 @@ pub(super) const OWN: [&str; 2] = ["tunnel_own4", "tunnel_own6"];
 /// datagram): a NIC asks for itself alone, and not so often that it uses up the addresses of a server that
 /// is not ours (set `asks_dhcp`). Requests to ours go no further than its port.
 ///
-/// A gateway of ours has the same addresses on every node, and each answers on its own: what one asks or answers stays there.
+/// A gateway of ours has the same addresses on every node, and each answers on its own (sets `uplink_own4` and `uplink_own6`): across
+/// a tunnel it neither asks nor answers. On a wire it has a MAC of the node's own and does both, for who is there; the node's NICs
+/// ask nobody else for it, and hear nobody else who has its addresses.
 ///
 /// A frame with a VLAN tag (IEEE 802.1Q or 802.1ad) passes on fabrics' bridges alone, which sort by it. On a network's own
 /// bridge it comes neither from a NIC nor from the wire: a guest there is told of no VLAN, and the other rules would not see
@@ -99,8 +102,8 @@ table bridge multihome {
     set uplinks_untagged { type ifname; }
     set uplinks_tagged { type ifname; }
     set inner_tags { typeof iifname . vlan id; }
-    set tunnel_own4 { type ifname . ipv4_addr; }
-    set tunnel_own6 { typeof oifname . @th,64,128; }
+    set uplink_own4 { type ifname . ipv4_addr; }
+    set uplink_own6 { typeof oifname . @th,64,128; }
     set probes { type ether_type; elements = { 0x88b5 }; }
 
     chain refuse {
@@ -182,8 +185,10 @@ table bridge multihome {
         type filter hook forward priority -300; policy accept;
         iifname "mhl*" oifname "mhx*" ether type arp drop
         iifname "mhl*" oifname "mhx*" ether type ip6 icmpv6 type { nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect } drop
-        ether type arp oifname . arp daddr ip @tunnel_own4 drop
-        ether type ip6 icmpv6 type nd-neighbor-solicit oifname . @th,64,128 @tunnel_own6 drop
+        ether type arp oifname . arp daddr ip @uplink_own4 drop
+        ether type ip6 icmpv6 type nd-neighbor-solicit oifname . @th,64,128 @uplink_own6 drop
+        ether type arp iifname . arp saddr ip @uplink_own4 drop
+        ether type ip6 icmpv6 type nd-neighbor-advert iifname . @th,64,128 @uplink_own6 drop
         oifname != "mht*" accept
         ether type @probes drop
         ether daddr & ff:ff:00:00:00:00 == 0e:6d:00:00:00:00 drop
@@ -265,7 +270,7 @@ impl Kernel {
         self.require(Capability::BridgeNftables, || "port security".into())?;
         if !self.nft.has_table(Family::Bridge, TABLE)? {
             load_in(&self.config.host, RULES)?;
-        } else if self.nft.elements(Family::Bridge, TABLE, CLIENTS).unless_missing()?.is_none() {
+        } else if self.nft.elements(Family::Bridge, TABLE, OWN[0]).unless_missing()?.is_none() {
             // Of an earlier version: replaced in one transaction. Its facts are put back by the next plan; until then
             // nothing leaves a tap.
             load_in(&self.config.host, &format!("delete table bridge {TABLE}\n{RULES}"))?;

@@ -464,6 +464,10 @@ impl crate::Dataplane for Ovs {
         Ovs::packet_socket(self, name, filter)
     }
 
+    fn domain_socket(&self, domain: &str, name: &IfName, filter: &[Insn]) -> Result<PacketSocket> {
+        self.kernel.domain_socket(domain, name, filter)
+    }
+
     fn drops(&mut self) -> Result<BTreeMap<IfName, u64>> {
         Ovs::drops(self)
     }

@@ -47,11 +47,11 @@ fn bucket(port: u32) -> Bucket {
 fn way<'a>(bridge: &'a BridgeModel, database: &Database) -> Option<Way<'a>> {
     let name = bridge.uplink.as_ref()?;
     let port = database.interface(name)?.port?;
-    let flood = match &bridge.ports.get(name)?.fact {
-        Fact::Tunnel(flood) => Some(flood),
+    match &bridge.ports.get(name)?.fact {
+        Fact::Tunnel(flood) => Some(Way { port, flood: Some(flood), own: &flood.own }),
+        Fact::Uplink(uplink) => Some(Way { port, flood: None, own: &uplink.own }),
         _ => None,
-    };
-    Some(Way { port, flood })
+    }
 }
 
 /// What one owner's flows are to be; `None` for one that is not there, or not yet.

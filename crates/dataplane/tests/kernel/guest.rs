@@ -1,9 +1,9 @@
-//! A guest of raw frames over a tap's descriptor, as QEMU holds one: answers ARP and ping for its
-//! address, and keeps every frame that it is shown.
+//! A guest of raw frames over a tap's descriptor, as QEMU holds one: answers neighbours and ping for its
+//! addresses, 10.N.0.M and fd00:N::M, and keeps every frame that it is shown.
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -20,6 +20,7 @@ pub const SILENCE: Duration = Duration::from_millis(250);
 pub struct Guest {
     pub mac: [u8; 6],
     pub ip: Ipv4Addr,
+    pub six: Ipv6Addr,
     tap: File,
     frames: Receiver<Vec<u8>>,
 }
@@ -113,6 +114,26 @@ pub fn icmp6(from: [u8; 16], to: [u8; 16], kind: u8, target: [u8; 16]) -> Vec<u8
     p
 }
 
+/// ICMPv6 with its checksum right (RFC 4443 section 2.3), in IPv6.
+pub fn icmp6_packet(from: Ipv6Addr, to: Ipv6Addr, mut message: Vec<u8>) -> Vec<u8> {
+    let length = (message.len() as u16).to_be_bytes();
+    message[2..4].fill(0);
+    let pseudo = [&from.octets()[..], &to.octets(), &[0, 0], &length, &[0, 0, 0, 58], &message].concat();
+    let sum = checksum(&pseudo).to_be_bytes();
+    message[2..4].copy_from_slice(&sum);
+    [&[0x60, 0, 0, 0][..], &length, &[58, 255], &from.octets(), &to.octets(), &message].concat()
+}
+
+/// Asks or tells a neighbour about an address (RFC 4861 sections 4.3 and 4.4), with the sender's MAC.
+pub fn neighbour(kind: u8, target: Ipv6Addr, mac: [u8; 6]) -> Vec<u8> {
+    let (flags, option) = if kind == 135 { (0, 1) } else { (0x60, 2) };
+    [&[kind, 0, 0, 0, flags, 0, 0, 0][..], &target.octets(), &[option, 1], &mac].concat()
+}
+
+fn six_at(frame: &[u8], at: usize) -> Option<Ipv6Addr> {
+    Some(Ipv6Addr::from(<[u8; 16]>::try_from(frame.get(at..at + 16)?).ok()?))
+}
+
 /// Whether two frames are the same but for padding, which the kernel's filters cut off.
 pub fn same(a: &[u8], b: &[u8]) -> bool {
     let n = a.len().min(b.len());
@@ -121,6 +142,8 @@ pub fn same(a: &[u8], b: &[u8]) -> bool {
 
 impl Guest {
     pub fn new(fd: OwnedFd, mac: [u8; 6], ip: Ipv4Addr) -> Self {
+        let [_, n, _, m] = ip.octets();
+        let six: Ipv6Addr = format!("fd00:{n}::{m}").parse().unwrap();
         let tap = File::from(fd);
         let mut own = tap.try_clone().unwrap();
         let (seen, frames) = channel();
@@ -139,7 +162,7 @@ impl Guest {
                     }
                 };
                 let frame = buf.get(VNET..n).unwrap_or_default().to_vec();
-                if let Some(answer) = answer(&frame, mac, ip) {
+                if let Some(answer) = answer(&frame, mac, ip).or_else(|| answer6(&frame, mac, six)) {
                     let _ = write(&mut own, &answer);
                 }
                 if seen.send(frame).is_err() {
@@ -147,7 +170,7 @@ impl Guest {
                 }
             }
         });
-        Self { mac, ip, tap, frames }
+        Self { mac, ip, six, tap, frames }
     }
 
     pub fn send(&mut self, frame: &[u8]) {
@@ -178,6 +201,27 @@ impl Guest {
         answer[22..28].try_into().ok()
     }
 
+    /// Asks for the MAC of an IPv6 neighbour.
+    pub fn resolve6(&mut self, ip: Ipv6Addr, patience: Duration) -> Option<[u8; 6]> {
+        let [.., x, y, z] = ip.octets();
+        let group = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, x, y, z]);
+        let packet = icmp6_packet(self.six, group, neighbour(135, ip, self.mac));
+        self.send(&ethernet([0x33, 0x33, 0xff, x, y, z], self.mac, 0x86dd, &packet));
+        let wanted = |f: &[u8]| f.len() >= 86 && f[20] == 58 && f[54] == 136 && six_at(f, 62) == Some(ip);
+        self.sees(patience, wanted)?[6..12].try_into().ok()
+    }
+
+    /// Pings an IPv6 address by way of a next hop.
+    pub fn ping6(&mut self, to: Ipv6Addr, via: Ipv6Addr, patience: Duration) -> bool {
+        let Some(hop) = self.resolve6(via, patience) else { return false };
+        let message = [&[128, 0, 0, 0][..], &next_id().to_be_bytes(), &[0, 1], b"multihome!"].concat();
+        let packet = icmp6_packet(self.six, to, message);
+        self.send(&ethernet(hop, self.mac, 0x86dd, &packet));
+        let own = self.six;
+        let wanted = |f: &[u8]| f.len() >= 62 && f[20] == 58 && f[54] == 129 && six_at(f, 22) == Some(to);
+        self.sees(patience, |f| wanted(f) && six_at(f, 38) == Some(own)).is_some()
+    }
+
     /// Pings an address by way of a next hop.
     pub fn ping(&mut self, to: Ipv4Addr, via: Ipv4Addr) -> bool {
         self.ping_for(to, via, PATIENCE)
@@ -185,15 +229,37 @@ impl Guest {
 
     pub fn ping_for(&mut self, to: Ipv4Addr, via: Ipv4Addr, patience: Duration) -> bool {
         let Some(hop) = self.resolve(via, patience) else { return false };
-        // A conversation of its own: one that the kernel remembers may be let through where a new one is not.
-        static NEXT: AtomicU16 = AtomicU16::new(77);
-        let packet = ipv4(self.ip, to, 1, &echo(8, NEXT.fetch_add(1, Ordering::Relaxed)));
+        let packet = ipv4(self.ip, to, 1, &echo(8, next_id()));
         self.send(&ethernet(hop, self.mac, 0x0800, &packet));
         self.sees(patience, |f| {
             f.len() >= 42 && f[12..14] == [8, 0] && f[23] == 1 && f[26..30] == to.octets() && f[34] == 0
         })
         .is_some()
     }
+}
+
+/// A conversation of its own: one that the kernel remembers may be let through where a new one is not.
+fn next_id() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(77);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+fn answer6(f: &[u8], mac: [u8; 6], own: Ipv6Addr) -> Option<Vec<u8>> {
+    if f.get(12..14)? != [0x86, 0xdd] || *f.get(20)? != 58 {
+        return None;
+    }
+    let (from, asker): ([u8; 6], _) = (f.get(6..12)?.try_into().ok()?, six_at(f, 22)?);
+    let length = usize::from(u16::from_be_bytes([f[18], f[19]]));
+    let answer = match *f.get(54)? {
+        135 if six_at(f, 62)? == own && !asker.is_unspecified() => neighbour(136, own, mac),
+        128 if six_at(f, 38)? == own => {
+            let mut echo = f.get(54..54 + length)?.to_vec();
+            echo[0] = 129;
+            echo
+        }
+        _ => return None,
+    };
+    Some(ethernet(from, mac, 0x86dd, &icmp6_packet(own, asker, answer)))
 }
 
 fn answer(f: &[u8], mac: [u8; 6], ip: Ipv4Addr) -> Option<Vec<u8>> {

@@ -2,6 +2,7 @@
 //! without it every test says that it was skipped.
 #![allow(clippy::unwrap_used)]
 
+mod floating;
 pub(crate) mod guest;
 mod harm;
 mod overlay;
@@ -10,6 +11,7 @@ mod router;
 pub(crate) mod trunks;
 mod uplinks;
 mod vm;
+mod wire_gateway;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -249,6 +251,7 @@ pub(crate) fn plan() -> NodeState {
         bridge: name(names::BRIDGE, "net3"),
         mtu: Mtu::new(1450).unwrap(),
         kind,
+        own: [].into(),
     };
     state.uplinks.insert(name(names::VXLAN, "net3"), uplink);
     state.remotes.insert(name(names::VXLAN, "net3"), Remotes::default());
@@ -655,6 +658,7 @@ fn what_cannot_be_done_says_why_and_hinders_nothing_else() {
         bridge: name(names::BRIDGE, "net2"),
         mtu: Mtu::new(1450).unwrap(),
         kind,
+        own: [].into(),
     };
     desired.uplinks.insert(vlan.clone(), uplink);
     if OVS {

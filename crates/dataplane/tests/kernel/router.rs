@@ -11,7 +11,7 @@ use super::*;
 const NODES: [&str; 2] = ["203.0.113.1", "203.0.113.2"];
 
 /// Lays a cable between two hosts.
-fn connect(a: &Host, b: &Host) {
+pub(super) fn connect(a: &Host, b: &Host) {
     let up = || LinkChange { up: Some(true), ..LinkChange::default() };
     let peer = VethPeer { name: "wire", netns: Some(b.netns.as_fd()), mac: None, mtu: None };
     let kind = LinkKind::Veth { peer };
@@ -47,10 +47,10 @@ fn overlay(n: u8, vpc: &str) -> NodeNetwork {
 }
 
 /// A NIC: network, last byte of address and MAC, and the node that has it.
-type Place = (u8, u8, usize);
+pub(super) type Place = (u8, u8, usize);
 
 /// What a node is told where these NICs are where they are: domain red has networks 1 to 5, blue 6 and up.
-fn input(node: usize, nics: &[Place]) -> NodeInput {
+pub(super) fn input(node: usize, nics: &[Place]) -> NodeInput {
     let vpc_of = |n: u8| if n < 6 { "red" } else { "blue" };
     let address = |(n, m, _): &Place| IpAddr::from([10, *n, 0, *m]);
     let here = nics.iter().filter(|p| p.2 == node);
@@ -235,150 +235,4 @@ fn policy_routes_lead_by_a_next_hop_on_another_node() {
     for engine in &mut engines {
         reach(engine, &NodeState::default());
     }
-}
-
-#[test]
-fn as_many_policy_routes_as_there_may_be_are_asked_before_a_floating_address() {
-    use multihome_plan::node::{MOST_POLICY_ROUTES, NodeFloating, NodePolicyRoute, Steer};
-    let Some(host) = host("as_many_policy_routes_as_there_may_be_are_asked_before_a_floating_address") else { return };
-    let (near, far) = ("eth1", "wire");
-    let peer = VethPeer { name: far, netns: None, mac: None, mtu: None };
-    let mut rtnl = Rtnl::open_in(&host.netns).unwrap();
-    rtnl.create(&NewLink { name: near, kind: LinkKind::Veth { peer }, change: LinkChange::default() }).unwrap();
-    let to = |net: IpNet| NodePolicyRoute { from: "0.0.0.0/0".parse().unwrap(), to: net, action: Steer::Drop };
-    let other = |n: usize| to(IpNet::from(IpAddr::from(std::net::Ipv4Addr::from(0xac10_0000 + n as u32))));
-    let last = to("10.3.0.0/24".parse().unwrap());
-    let planned = |routes: usize| {
-        let mut input = input(0, &[(1, 10, 0), (3, 30, 0)]);
-        let (network, fabric) = outside(near);
-        input.networks.push(network);
-        input.node.fabrics.insert("street".into(), fabric);
-        input.floating.push(NodeFloating {
-            uid: "float".into(),
-            key: "default/float".into(),
-            network: "default/street".into(),
-            address: "198.18.0.77".parse().unwrap(),
-            nic: "nic1.10".into(),
-            target: "10.1.0.10".parse().unwrap(),
-            forwards: [].into(),
-        });
-        input.vpcs[0].policy_routes = (1..routes).map(other).chain((routes > 0).then_some(last.clone())).collect();
-        build(&input)
-    };
-    let mut engine = host.engine();
-    reach(&mut engine, &planned(0));
-    let mut ten = guest(&host, &engine, 1, 10);
-    let _thirty = guest(&host, &engine, 3, 30);
-    assert!(ten.ping(ip("10.3.0.30"), ip("10.1.0.1")));
-    // Their rules stand in one list with those of the address.
-    reach(&mut engine, &planned(MOST_POLICY_ROUTES));
-    assert!(!ten.ping_for(ip("10.3.0.30"), ip("10.1.0.1"), SILENCE), "the last of them counts");
-    reach(&mut engine, &planned(0));
-    assert!(ten.ping(ip("10.3.0.30"), ip("10.1.0.1")));
-    reach(&mut engine, &NodeState::default());
-}
-
-/// An untagged network 198.18.0.0/24 on a device of the node, with a router of somebody else's.
-fn outside(device: &str) -> (NodeNetwork, multihome_plan::node::Fabric) {
-    let spec = NetworkSpec {
-        r#type: NetworkType::Untagged,
-        cluster_network: Some("street".into()),
-        ipv4: Some(IpFamilySpec {
-            cidr: Some("198.18.0.0/24".into()),
-            gateway: Some("198.18.0.1".into()),
-            ..Default::default()
-        }),
-        ..Default::default()
-    };
-    let network = NodeNetwork {
-        uid: "street".into(),
-        key: "default/street".into(),
-        spec: check_network("street", &spec).unwrap(),
-        mtu: Mtu::ETHERNET,
-        vni: None,
-        vpc_uid: None,
-    };
-    (network, multihome_plan::node::Fabric { device: IfName::new(device).ok(), bond: None })
-}
-
-#[test]
-fn a_floating_address_leads_in_and_out_of_a_domain() {
-    use multihome_plan::node::{Forward, NodeFloating, Transport};
-    let Some(host) = host("a_floating_address_leads_in_and_out_of_a_domain") else { return };
-    // A street with a router, which knows the way to 192.88.99.1.
-    let street = Netns::anonymous().unwrap();
-    let up = || LinkChange { up: Some(true), ..LinkChange::default() };
-    let peer = VethPeer { name: "wire", netns: Some(street.as_fd()), mac: None, mtu: None };
-    let mut near = Rtnl::open_in(&host.netns).unwrap();
-    near.create(&NewLink { name: "eth1", kind: LinkKind::Veth { peer }, change: up() }).unwrap();
-    let mut far = Rtnl::open_in(&street).unwrap();
-    let wire = far.index("wire").unwrap();
-    far.change(wire, &up()).unwrap();
-    if OVS {
-        // A wire carries whole frames: whoever sends by this one makes its checksums himself, as a real device would.
-        let whole = || multihome_netlink::set_offload("wire", multihome_netlink::Offload::TxChecksum, false);
-        street.run(whole).unwrap().unwrap();
-    }
-    far.change_named("lo", &up()).unwrap();
-    for (index, address, prefix) in [(wire, "198.18.0.1", 24), (1, "192.88.99.1", 32)] {
-        far.address_set(&Address { index, ip: address.parse().unwrap(), prefix }, true).unwrap();
-    }
-    let nics: [Place; 2] = [(1, 10, 0), (1, 11, 0)];
-    let floating = |forwards: &[Forward]| NodeFloating {
-        uid: "float".into(),
-        key: "default/float".into(),
-        network: "default/street".into(),
-        address: "198.18.0.77".parse().unwrap(),
-        nic: "nic1.10".into(),
-        target: "10.1.0.10".parse().unwrap(),
-        forwards: forwards.iter().copied().collect(),
-    };
-    let planned = |forwards: &[Forward]| {
-        let mut input = input(0, &nics);
-        let (network, fabric) = outside("eth1");
-        input.networks.push(network);
-        input.node.fabrics.insert("street".into(), fabric);
-        input.floating.push(floating(forwards));
-        build(&input)
-    };
-    let mut engine = host.engine();
-    reach(&mut engine, &planned(&[]));
-    let mut ten = guest(&host, &engine, 1, 10);
-    let mut eleven = guest(&host, &engine, 1, 11);
-    // Out: the street sees the floating address.
-    assert!(ten.ping_for(ip("192.88.99.1"), ip("10.1.0.1"), PATIENCE), "out by the floating address");
-    let seen = far.neighbours().unwrap();
-    assert!(seen.iter().any(|n| n.ip == IpAddr::from([198, 18, 0, 77])), "{seen:?}");
-    assert!(!eleven.ping_for(ip("192.88.99.1"), ip("10.1.0.1"), SILENCE), "it is one NIC's alone");
-    // In: as a stranger on the street sees it.
-    let asks = |to: &str| {
-        let to = to.to_owned();
-        street
-            .run(move || {
-                std::process::Command::new("ping").args(["-c", "1", "-W", "2", &to]).output().unwrap().status.success()
-            })
-            .unwrap()
-    };
-    assert!(asks("198.18.0.77"), "in by the floating address");
-    // Ports alone: nothing goes out by it, and nothing but them comes in.
-    let web = Forward { transport: Transport::Tcp, port: 80, target: 8080 };
-    reach(&mut engine, &planned(&[web]));
-    assert!(!ten.ping_for(ip("192.88.99.1"), ip("10.1.0.1"), SILENCE));
-    let connect = street.run(|| {
-        let socket = std::net::TcpStream::connect_timeout(&"198.18.0.77:80".parse().unwrap(), SILENCE);
-        drop(socket);
-    });
-    connect.unwrap();
-    let syn = ten.sees(PATIENCE, |f| f[12..14] == [8, 0] && f[23] == 6 && f[36..38] == 8080u16.to_be_bytes());
-    assert!(syn.is_some(), "the connection arrives at the NIC's port");
-    // A crash half way, and gone without a trace.
-    let steps = diff(&NodeState::default(), &planned(&[web]));
-    reach(&mut engine, &NodeState::default());
-    for cut in 0..steps.len() {
-        assert!(host.engine().apply(&steps[..cut]).is_empty());
-        reach(&mut host.engine(), &planned(&[web]));
-        reach(&mut host.engine(), &NodeState::default());
-    }
-    assert_eq!(host.namespaces(), [""; 0]);
-    assert!(!host.links().iter().any(|l| l.starts_with("mh")), "{:?}", host.links());
 }

@@ -26,7 +26,7 @@ fn a_device_of_the_nodes_own_is_an_uplink_and_is_given_back() {
     network(&mut desired, 1, "a");
     let bridge = name(names::BRIDGE, "net1");
     let mtu = Mtu::new(1450).unwrap();
-    let uplink = Uplink { alias: "uplink default/net1".into(), bridge, mtu, kind: UplinkKind::Device };
+    let uplink = Uplink { alias: "uplink default/net1".into(), bridge, mtu, kind: UplinkKind::Device, own: [].into() };
     desired.uplinks.insert(IfName::new("lan0").unwrap(), uplink);
     let mut engine = host.engine();
     let refused = |engine: &mut AnyEngine| {
@@ -104,7 +104,7 @@ fn on_a_bond(mode: BondMode, nics: &[&str], mtu: u32) -> NodeState {
     );
     state.bridges.insert(bridge.clone(), Bridge { alias: "net default/net9".into(), mtu });
     let kind = UplinkKind::Vlan { parent: bond, id: VlanId::new(100).unwrap() };
-    let uplink = Uplink { alias: "uplink default/net9".into(), bridge, mtu, kind };
+    let uplink = Uplink { alias: "uplink default/net9".into(), bridge, mtu, kind, own: [].into() };
     state.uplinks.insert(name(names::VLAN, "net9"), uplink);
     let tap = nic(&mut state, 9, 10, false);
     state.taps.get_mut(&tap).unwrap().mtu = mtu;

@@ -1,14 +1,16 @@
 //! Floating addresses.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use crate::{FloatingIPSpec, ParseError, Violations, names};
+use crate::{Family, FloatingIPSpec, ParseError, Violations, names};
 
 /// A floating address with every value parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckedFloatingIP {
     /// The address that is asked for.
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<IpAddr>,
+    /// Its family.
+    pub family: Family,
     /// Forwards: whether it is UDP, the port, and the NIC's port.
     pub forwards: Vec<(bool, u16, u16)>,
 }
@@ -24,9 +26,12 @@ pub fn check_floating_ip(name: &str, spec: &FloatingIPSpec) -> Result<CheckedFlo
         v.add("spec.network", "a floating address is from a network: name one of type Vlan or Untagged");
     }
     v.take("spec.nic", names::dns_label(&spec.nic));
-    let wrong =
-        |text: &str| ParseError(format!("address {text:?} is not an IPv4 address: use one such as 203.0.113.7"));
-    let address = spec.address.as_ref().and_then(|a| v.take("spec.address", a.parse().map_err(|_| wrong(a))));
+    let address = spec.address.as_ref().and_then(|a| v.take("spec.address", parse_address(a)));
+    if let (Some(address), Some(family)) = (address, spec.family)
+        && family_of(address) != family
+    {
+        v.add("spec.family", format!("address {address} is not of family {family:?}: leave one of the two out"));
+    }
     let mut forwards: Vec<(bool, u16, u16)> = vec![];
     for (i, f) in spec.forwards.iter().enumerate() {
         let at = format!("spec.forwards[{i}]");
@@ -55,7 +60,18 @@ pub fn check_floating_ip(name: &str, spec: &FloatingIPSpec) -> Result<CheckedFlo
         );
         v.add("spec.forwards", text);
     }
-    v.into_result(CheckedFloatingIP { address, forwards })
+    let family = address.map(family_of).or(spec.family).unwrap_or(Family::IPv4);
+    v.into_result(CheckedFloatingIP { address, family, forwards })
+}
+
+fn family_of(address: IpAddr) -> Family {
+    if address.is_ipv4() { Family::IPv4 } else { Family::IPv6 }
+}
+
+fn parse_address(text: &str) -> Result<IpAddr, ParseError> {
+    text.parse().map_err(|_| {
+        ParseError(format!("address {text:?} is not an IP address: use one such as 203.0.113.7 or 2001:db8::7"))
+    })
 }
 
 #[cfg(test)]
@@ -68,17 +84,25 @@ mod tests {
         let forward = |port| PortForward { protocol: Protocol::Tcp, port, target_port: None };
         let spec = FloatingIPSpec {
             network: "street".into(),
-            address: Some("2001:db8::1".into()),
+            family: None,
+            address: Some("203.0.113".into()),
             nic: "web".into(),
             forwards: vec![forward(80), forward(80), forward(70_000)],
         };
         let text = check_floating_ip("web", &spec).unwrap_err().to_string();
-        for part in
-            ["\"2001:db8::1\" is not an IPv4 address", "port 80 is forwarded twice", "port 70000 is out of range"]
-        {
+        for part in ["\"203.0.113\" is not an IP address", "port 80 is forwarded twice", "port 70000 is out of range"] {
             assert!(text.contains(part), "{text}");
         }
         let good = FloatingIPSpec { address: None, forwards: vec![forward(80)], ..spec };
-        assert_eq!(check_floating_ip("web", &good).unwrap().forwards, [(false, 80, 80)]);
+        let checked = check_floating_ip("web", &good).unwrap();
+        assert_eq!((checked.forwards, checked.family), (vec![(false, 80, 80)], Family::IPv4));
+        let both = |family, address: &str| {
+            let spec = FloatingIPSpec { family, address: Some(address.into()), ..good.clone() };
+            check_floating_ip("web", &spec).map(|c| c.family)
+        };
+        assert_eq!(both(None, "2001:db8::7").unwrap(), Family::IPv6);
+        assert_eq!(both(Some(Family::IPv6), "2001:db8::7").unwrap(), Family::IPv6);
+        let text = both(Some(Family::IPv6), "203.0.113.7").unwrap_err().to_string();
+        assert!(text.contains("address 203.0.113.7 is not of family IPv6: leave one of the two out"), "{text}");
     }
 }

@@ -166,12 +166,15 @@ pub fn build(input: &NodeInput) -> NodeState {
                 add_bond(network, &input.node, &mut state);
             }
             let alias = format!("uplink {called}");
-            state.uplinks.insert(name, Uplink { alias, bridge: bridge.clone(), mtu, kind });
+            let mut own = if network.spec.kind.rides_on_uplink() { gateways(network) } else { BTreeSet::new() };
+            // Of the networks that share a VLAN each may have a gateway.
+            own.extend(state.uplinks.get(&name).into_iter().flat_map(|u| u.own.clone()));
+            state.uplinks.insert(name, Uplink { alias, bridge: bridge.clone(), mtu, kind, own });
         }
         let open = |n: &NodeNic| n.network == network.key && n.security == PortSecurity::Promiscuous;
         let there = remote.get(network.key.as_str()).into_iter().flatten().copied();
         state.remotes.extend(remotes(network, input.nics.iter().any(open), there));
-        add_leg(network, bridge, &mut state);
+        add_leg(network, &input.node.name, bridge, &mut state);
     }
     add_vpcs(input, &mut state);
     add_floating(input, &by_key, &mut state);
@@ -204,7 +207,19 @@ fn add_bond(network: &NodeNetwork, node: &NodeFacts, state: &mut NodeState) {
     }
 }
 
-fn add_leg(network: &NodeNetwork, bridge: IfName, state: &mut NodeState) {
+/// The addresses of a network's gateway, where it is ours.
+pub(super) fn gateways(network: &NodeNetwork) -> BTreeSet<IpAddr> {
+    let subnets = [&network.spec.ipv4, &network.spec.ipv6].into_iter().flatten();
+    subnets.filter_map(|s| s.gateway).filter(|_| network.spec.owns_gateway).collect()
+}
+
+/// The MAC of a network's gateway on a node. Networks that ride on a wire have one per node: a switch is to see each MAC at one port.
+pub fn gateway_mac(network_uid: &str, kind: NetworkType, node: &str) -> MacAddr {
+    let whose = if kind.rides_on_uplink() { format!("{network_uid} {node}") } else { network_uid.to_owned() };
+    names::derived_mac(&format!("gateway {whose}"), 0)
+}
+
+fn add_leg(network: &NodeNetwork, node: &str, bridge: IfName, state: &mut NodeState) {
     if !network.spec.owns_gateway {
         return;
     }
@@ -223,7 +238,7 @@ fn add_leg(network: &NodeNetwork, bridge: IfName, state: &mut NodeState) {
             alias: format!("gateway {}", network.key),
             bridge,
             peer: names::device(names::GATEWAY, &network.uid),
-            mac: names::derived_mac(&format!("gateway {}", network.uid), 0),
+            mac: gateway_mac(&network.uid, network.spec.kind, node),
             addresses,
             mtu: network.mtu,
             symmetric: network.spec.symmetric,

@@ -1,9 +1,9 @@
 //! Floating addresses: an address of a network outside that leads to a NIC of a routing domain, by translation on the NIC's own node.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use multihome_model::{IfName, MacAddr, Mtu, NetworkType, names};
 use serde::{Deserialize, Serialize};
 
@@ -22,11 +22,11 @@ pub struct NodeFloating {
     /// `NAMESPACE/NAME` of the network that the address is from.
     pub network: String,
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Uid of the NIC that it leads to.
     pub nic: String,
-    /// The NIC's own address.
-    pub target: Ipv4Addr,
+    /// The NIC's own address of the same family.
+    pub target: IpAddr,
     /// The ports that lead there; all of the address if there are none.
     pub forwards: BTreeSet<Forward>,
 }
@@ -65,13 +65,13 @@ pub struct Floating {
     /// MTU of both ends in bytes.
     pub mtu: Mtu,
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The subnet that it is from.
-    pub subnet: Ipv4Net,
+    pub subnet: IpNet,
     /// The router of that subnet, if it has one.
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<IpAddr>,
     /// The address of the NIC that it leads to.
-    pub target: Ipv4Addr,
+    pub target: IpAddr,
     /// The ports that lead there. Without any the whole address does, and what the NIC sends out of its domain comes from it.
     pub forwards: BTreeSet<Forward>,
     /// The routing table, and the mark, of conversations by it.
@@ -84,14 +84,14 @@ pub(super) fn add_floating(input: &NodeInput, networks: &BTreeMap<&str, &NodeNet
     all.sort_by(|a, b| a.uid.cmp(&b.uid));
     let mut used: BTreeSet<(String, u32)> = BTreeSet::new();
     for f in all {
-        let nic = input.nics.iter().find(|n| n.uid == f.nic && n.addresses.contains(&IpAddr::V4(f.target)));
+        let nic = input.nics.iter().find(|n| n.uid == f.nic && n.addresses.contains(&f.target));
         let inner = nic.and_then(|n| networks.get(n.network.as_str()));
         let (Some(inner), Some(outer)) = (inner, networks.get(f.network.as_str())) else { continue };
         if !matches!(outer.spec.kind, NetworkType::Vlan | NetworkType::Untagged) {
             continue;
         }
-        let Some(subnet) = outer.spec.ipv4.as_ref() else { continue };
-        let IpNet::V4(cidr) = subnet.cidr else { continue };
+        let subnet = if f.address.is_ipv4() { &outer.spec.ipv4 } else { &outer.spec.ipv6 };
+        let Some(subnet) = subnet.as_ref().filter(|_| f.address.is_ipv4() == f.target.is_ipv4()) else { continue };
         let ns = domain_name(inner);
         let Some(domain) = state.domains.get_mut(&ns) else { continue };
         let hash = u32::from_str_radix(&names::short_hash(&f.uid)[..7], 16).unwrap_or(0);
@@ -107,11 +107,8 @@ pub(super) fn add_floating(input: &NodeInput, networks: &BTreeMap<&str, &NodeNet
                 mac: names::derived_mac(&format!("floating {}", f.uid), 0),
                 mtu: outer.mtu,
                 address: f.address,
-                subnet: cidr,
-                gateway: subnet.gateway.and_then(|g| match g {
-                    IpAddr::V4(g) => Some(g),
-                    IpAddr::V6(_) => None,
-                }),
+                subnet: subnet.cidr,
+                gateway: subnet.gateway,
                 target: f.target,
                 forwards: f.forwards.clone(),
                 table,

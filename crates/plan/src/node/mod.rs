@@ -23,7 +23,8 @@ use serde::{Deserialize, Serialize};
 use crate::policy::{Members, Policy};
 
 pub use build::{
-    Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic, TRANSIT, VXLAN_PORT, bridge_name, build, domain_name, tap_name,
+    Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic, TRANSIT, VXLAN_PORT, bridge_name, build, domain_name,
+    gateway_mac, tap_name,
 };
 pub use diff::diff;
 pub use fabric::fabric_name;
@@ -124,6 +125,10 @@ pub struct Uplink {
     pub mtu: Mtu,
     /// What it is.
     pub kind: UplinkKind,
+    /// Of a wire (a VXLAN uplink says it in its [`Flood`]): the addresses of gateways of ours, which every node has itself. Nobody on
+    /// the wire is asked for them, and nobody there is believed to have them.
+    #[serde(default)]
+    pub own: BTreeSet<IpAddr>,
 }
 
 /// Kinds of uplink. Changing one needs a new device.
@@ -183,7 +188,7 @@ pub struct Leg {
     pub bridge: IfName,
     /// The name of the other end, inside the domain.
     pub peer: IfName,
-    /// MAC of the end inside the domain; the same on every node.
+    /// MAC of the end inside the domain: on a network with a wire the node's own, on others the same on every node.
     pub mac: MacAddr,
     /// Gateway addresses with prefix length, on the end inside the domain.
     pub addresses: BTreeSet<IpNet>,

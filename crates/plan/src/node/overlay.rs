@@ -8,6 +8,7 @@ use multihome_model::{IfName, MacAddr, NetworkType, PortSecurity, names};
 use serde::{Deserialize, Serialize};
 
 use super::NodeNetwork;
+use super::build::gateways;
 
 /// A NIC that another node carries.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,8 +70,7 @@ pub fn remotes<'a>(
     if network.spec.kind != NetworkType::Overlay || network.vni.is_none() {
         return None;
     }
-    let subnets = [&network.spec.ipv4, &network.spec.ipv6].into_iter().flatten();
-    let own = subnets.filter_map(|s| s.gateway).filter(|_| network.spec.owns_gateway).collect();
+    let own = gateways(network);
     let mut all = Remotes { flood: Flood { nodes: BTreeSet::new(), unknown: open, own }, hosts: BTreeMap::new() };
     for nic in nics.into_iter().filter(|n| n.network == network.key) {
         all.flood.nodes.insert(nic.via);

@@ -7,6 +7,9 @@ mod fabric;
 mod network;
 mod nic;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use multihome_model::{MacAddr, VlanId};
 use multihome_ovsdb::openflow::{Flow, Match};
 use multihome_plan::node::{Flood, Remote};
@@ -104,6 +107,8 @@ pub(super) struct Way<'a> {
     pub(super) port: u32,
     /// What is known of a tunnel; none for a VLAN or a device of the node's own.
     pub(super) flood: Option<&'a Flood>,
+    /// The addresses that nobody there is asked for.
+    pub(super) own: &'a BTreeSet<IpAddr>,
 }
 
 /// What a bridge has whichever ports it has. `bridge_port` is whether its own port is the node's ear on the uplink.

@@ -93,18 +93,20 @@ fn unknown(uplink: Option<Way<'_>>) -> Actions {
     }
 }
 
-/// What an uplink carries away: everything; but a gateway that every node has neither asks nor answers across a tunnel, and is
-/// asked by nobody.
+/// What an uplink carries away: everything; but nobody asks it for a gateway that every node has, and across a tunnel that neither
+/// asks nor answers.
 fn leaves(way: Way<'_>) -> Vec<Flow> {
     let mut flows = vec![Flow::new(UPLINK, 0, Match::any()).does(Actions::none().output(way.port))];
-    let Some(flood) = way.flood else { return flows };
-    let gateway = || Match::any().metadata(mark::GATEWAY, mark::GATEWAY);
-    flows.push(Flow::new(UPLINK, 100, gateway().arp()));
-    flows.extend([134, 135, 136, 137].map(|kind| Flow::new(UPLINK, 100, gateway().ipv6().icmpv6(kind))));
-    flows.extend(flood.own.iter().map(|ip| match ip {
+    flows.extend(way.own.iter().map(|ip| match ip {
         IpAddr::V4(ip) => Flow::new(UPLINK, 90, Match::any().arp().arp_tpa(*ip)),
         IpAddr::V6(ip) => Flow::new(UPLINK, 90, Match::any().ipv6().icmpv6(135).nd_target(*ip)),
     }));
+    if way.flood.is_none() {
+        return flows;
+    }
+    let gateway = || Match::any().metadata(mark::GATEWAY, mark::GATEWAY);
+    flows.push(Flow::new(UPLINK, 100, gateway().arp()));
+    flows.extend([134, 135, 136, 137].map(|kind| Flow::new(UPLINK, 100, gateway().ipv6().icmpv6(kind))));
     flows
 }
 
@@ -112,6 +114,11 @@ fn leaves(way: Way<'_>) -> Vec<Flow> {
 /// own port.
 fn heard(way: Way<'_>) -> Vec<Flow> {
     let mut flows = vec![Flow::new(EAR, 0, Match::any()).then(LEARN)];
+    // Nobody there is believed to have what every node has itself.
+    flows.extend(way.own.iter().map(|ip| match ip {
+        IpAddr::V4(ip) => Flow::new(EAR, 80, Match::any().arp().arp_spa(*ip)),
+        IpAddr::V6(ip) => Flow::new(EAR, 80, Match::any().ipv6().icmpv6(136).nd_target(*ip)),
+    }));
     if way.flood.is_some() {
         return flows;
     }
