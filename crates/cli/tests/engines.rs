@@ -1,7 +1,7 @@
 //! A whole node with real guests on Open vSwitch, driven by the command line as its users do.
 
 use multihome_testkit::vswitch::Vswitch;
-use multihome_testkit::{Node, eventually, network, skipped, vm};
+use multihome_testkit::{Lan, Node, eventually, network, skipped, vm};
 
 fn node(test: &str) -> Option<(Node, Vswitch)> {
     if skipped(test) {
@@ -61,4 +61,55 @@ fn vms_live_on_open_vswitch_and_go_on_after_it_crashed() {
     node.cli(&["teardown"]);
     assert_eq!(vswitch.vsctl(&["list-br"]).unwrap(), "");
     assert_eq!(node.devices(), Vec::<String>::new());
+}
+
+#[test]
+fn a_guest_speaks_the_vlans_of_its_trunk_and_no_others() {
+    let test = "a_guest_speaks_the_vlans_of_its_trunk_and_no_others";
+    let Some((node, _vswitch)) = node(test) else { return };
+    let lan = Lan::new(&node, "trunk0", &[]);
+    let own = |kind: &str, name: &str, spec: &str| {
+        format!("apiVersion: multihome.io/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n")
+    };
+    let fabric = own("ClusterNetwork", "data", "{uplinks: [{nics: [trunk0]}]}");
+    // VLAN 111 is a network of its own as well, with a gateway and DHCP.
+    let office = network("office", "Vlan", 11, 600).replace("  vlan:", "  clusterNetwork: data\n  vlan:");
+    let all =
+        own("Network", "all", "{type: VlanTrunk, clusterNetwork: data, vlan: {trunk: [{first: 111, last: 112}]}}");
+    node.apply(&(fabric + &office + &all + &vm("router", &["all"]) + &vm("desk", &["office"])));
+    node.ready("desk-office");
+    eventually("the trunk's NIC is plugged in", 60, || {
+        let v = node.get("nic", "router-all");
+        let list = v.pointer("/status/conditions")?.as_array()?.clone();
+        list.iter().any(|c| c["type"] == "Attached" && c["status"] == "True").then_some(())
+    });
+    let vlan = |id: u32| {
+        format!(
+            "ip link add link eth0 name v{id} type vlan id {id} && ip addr add 10.90.{}.200/24 dev v{id} && ip link set v{id} up",
+            id - 100
+        )
+    };
+    eventually("the guest's agent answers", 60, || node.guest_sh("router", "ip link set eth0 up").0.then_some(()));
+    for id in [111, 112, 113] {
+        let (ok, text) = node.guest_sh("router", &vlan(id));
+        assert!(ok, "{text}");
+    }
+    let desk =
+        node.get("nic", "desk-office").pointer("/status/ipv4/address").map(ToString::to_string).unwrap_or_default();
+    let desk = desk.trim_matches('"').split('/').next().unwrap_or_default().to_owned();
+    let pings = |from: &str, to: &str| node.guest_sh(from, &format!("ping -c 1 -W 1 {to}")).0;
+    eventually("the guest reaches a NIC of the VLAN", 30, || pings("router", &desk).then_some(()));
+    assert!(pings("desk", "10.90.11.200"), "and is reached");
+    // On the wire each has its tag, and what the trunk does not carry is not there.
+    let seen = lan.capture("vlan", || {
+        for id in [11, 12, 13] {
+            node.guest_sh("router", &format!("ping -c 2 -W 1 10.90.{id}.77"));
+        }
+        node.guest_sh("desk", "ping -c 2 -W 1 10.90.11.78");
+    });
+    let asked = |vlan: u32, address: &str| {
+        seen.lines().any(|l| l.contains(&format!("vlan {vlan},")) && l.contains(&format!("who-has {address} ")))
+    };
+    assert!(asked(111, "10.90.11.77") && asked(112, "10.90.12.77") && asked(111, "10.90.11.78"), "{seen}");
+    assert!(!seen.contains("10.90.13."), "{seen}");
 }
