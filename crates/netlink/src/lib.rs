@@ -12,6 +12,7 @@
 #![deny(clippy::undocumented_unsafe_blocks)]
 
 mod addr;
+mod conntrack;
 mod error;
 mod ethtool;
 mod event;
@@ -35,6 +36,7 @@ pub mod udp;
 mod vlan;
 
 pub use addr::Address;
+pub use conntrack::{Conntrack, Conversation, Tuple};
 pub use error::{Error, Idempotent, Result};
 pub use ethtool::{Offload, driver, offload, set_offload, speed};
 pub use event::{LinkEvent, LinkEvents};

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use multihome_netlink::nft::{self, Changes, Data, Element, Family, Nft, Value};
 use multihome_netlink::packet::{FrameBatch, PacketSocket, filter};
 use multihome_netlink::{
-    Address, BridgeVlan, FdbEntry, Idempotent, LinkChange, LinkEvent, LinkEvents, LinkKind, Netns, NewLink, PortFlags,
-    Route, Rtnl, Rule, Tap, VethPeer, fdpass, process, sysctl, udp,
+    Address, BridgeVlan, Conntrack, FdbEntry, Idempotent, LinkChange, LinkEvent, LinkEvents, LinkKind, Netns, NewLink,
+    PortFlags, Route, Rtnl, Rule, Tap, VethPeer, fdpass, process, sysctl, udp,
 };
 
 fn namespace(test: &str) -> Option<Netns> {
@@ -723,4 +723,55 @@ fn vlans_of_ports_are_what_bridge_shows() {
             assert!(rtnl.vlans_add(near, false, &[BridgeVlan::tagged(4095, 4095)]).is_err());
         })
         .unwrap();
+}
+
+#[test]
+fn conversations_are_listed_and_ended_one_by_one() {
+    let Some(netns) = namespace("conversations_are_listed_and_ended_one_by_one") else { return };
+    let rules = "table inet t {
+        chain translate { type nat hook output priority -100; udp dport 53 dnat ip to 127.0.0.1:5353; }
+        chain both { type filter hook output priority 0; ct state invalid drop; }
+    }";
+    if let Err(e) = nft::load_in(&netns, rules) {
+        println!("SKIPPED conversations_are_listed_and_ended_one_by_one: {e}");
+        return;
+    }
+    let (server, client, six) = netns
+        .run(|| {
+            Rtnl::open().unwrap().change_named("lo", &LinkChange { up: Some(true), ..LinkChange::default() }).unwrap();
+            let bind = |at: &str| std::net::UdpSocket::bind(at).unwrap();
+            (bind("127.0.0.1:5353"), bind("127.0.0.1:0"), bind("[::1]:0"))
+        })
+        .unwrap();
+    client.send_to(b"?", "127.0.0.9:53").unwrap();
+    six.send_to(b"?", six.local_addr().unwrap()).unwrap();
+    let own = six.local_addr().unwrap().port();
+    server.recv_from(&mut [0; 4]).unwrap();
+    let mut table = Conntrack::open_in(&netns).unwrap();
+    let mut seen = vec![];
+    assert_eq!(
+        table
+            .end(|c| {
+                seen.push(c.clone());
+                false
+            })
+            .unwrap(),
+        0
+    );
+    let port = client.local_addr().unwrap().port();
+    let mine = seen.iter().find(|c| c.original.ports == (port, 53)).unwrap();
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    assert_eq!((mine.original.source, mine.original.destination), (ip("127.0.0.1"), ip("127.0.0.9")));
+    assert_eq!((mine.reply.source, mine.reply.ports, mine.reply.protocol), (ip("127.0.0.1"), (5353, port), 17));
+    assert!(seen.iter().any(|c| c.original.destination == ip("::1") && c.original.ports == (own, own)), "{seen:?}");
+    assert_eq!(table.end(|c| c.original.ports == (port, 53)).unwrap(), 1);
+    let mut left = 0;
+    table
+        .end(|c| {
+            left += 1;
+            assert_ne!(c.original.ports, (port, 53));
+            false
+        })
+        .unwrap();
+    assert_eq!(left, seen.len() - 1, "the others go on");
 }

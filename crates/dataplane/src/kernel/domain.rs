@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use multihome_model::{IfName, names};
 use multihome_netlink::nft::{Changes, Data, Element, Family, Nft, load_in};
 use multihome_netlink::{
-    Address, Capability, Idempotent, LinkChange, LinkKind, Netns, NewLink, Offload, Route, Rtnl, TABLE_MAIN, VethPeer,
-    set_offload, sysctl,
+    Address, Capability, Conntrack, Conversation, Idempotent, LinkChange, LinkKind, Netns, NewLink, Offload, Route,
+    Rtnl, TABLE_MAIN, VethPeer, set_offload, sysctl,
 };
 use multihome_plan::node::{Egress, Leg, TRANSIT};
 
@@ -107,6 +107,21 @@ table inet {REPLIES} {{
 }}
 "#
     )
+}
+
+/// Ends conversations that a domain remembers and nothing allows any more.
+pub(super) fn end_conversations(netns: &Netns, which: impl FnMut(&Conversation) -> bool) -> Result<()> {
+    let ended = Conntrack::open_in(netns)?.end(which)?;
+    if ended > 0 {
+        tracing::debug!(domain = netns.name(), ended, "conversations that are not allowed any more were ended");
+    }
+    Ok(())
+}
+
+/// Whether a conversation leaves by a way out, and is from none of the subnets that may.
+fn may_not_leave(nat: &BTreeSet<IpNet>, c: &Conversation) -> bool {
+    let leaves = matches!(c.reply.destination, IpAddr::V4(a) if TRANSIT.contains(&a));
+    leaves && !nat.iter().any(|n| n.contains(&c.original.source))
 }
 
 /// Gives a link exactly these addresses; link-local IPv6 ones are the kernel's own.
@@ -259,12 +274,16 @@ impl Kernel {
         let key = forwarding_key(egress.host.as_str());
         self.config.host.run(|| sysctl::set(&key, "1"))??;
         self.hold_forwarding()?;
+        end_conversations(&netns, |c| may_not_leave(&egress.nat, c))?;
         let done = LinkChange { alias: Some(&egress.alias), ..LinkChange::default() };
         Ok(self.rtnl.change(outer, &done)?)
     }
 
-    pub(super) fn delete_egress(&mut self, host: &IfName) -> Result<()> {
+    pub(super) fn delete_egress(&mut self, domain: &str, host: &IfName) -> Result<()> {
         self.delete_device(host)?;
+        if let Some((netns, _)) = self.inside(domain)? {
+            end_conversations(&netns, |c| may_not_leave(&BTreeSet::new(), c))?;
+        }
         let links = self.rtnl.links()?;
         if links.iter().any(|l| super::is_ours(&l.name, names::EGRESS)) {
             return Ok(());

@@ -10,11 +10,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use multihome_model::{IfName, MacAddr, Mtu, names};
 use multihome_netlink::nft::{Family, Nft, load_in};
-use multihome_netlink::{Capability, Idempotent, Link, LinkChange, Netns, Route, Rtnl, Rule, TABLE_MAIN, sysctl};
+use multihome_netlink::{
+    Capability, Conversation, Idempotent, Link, LinkChange, Netns, Route, Rtnl, Rule, TABLE_MAIN, Tuple, sysctl,
+};
 use multihome_plan::node::{Floating, Forward, Transport};
 
 use super::Kernel;
-use super::domain::set_addresses;
+use super::domain::{end_conversations, set_addresses};
 use crate::error::Result;
 
 /// After all policy routes and before any floating address, the domain's own routes are asked for all but the default.
@@ -169,6 +171,29 @@ fn set_up(netns: &Netns, peer: &IfName) -> Result<()> {
     Ok(())
 }
 
+/// Whether a conversation is with an address, or comes from it.
+fn concerns(address: IpAddr, c: &Conversation) -> bool {
+    c.original.destination == address || c.reply.destination == address
+}
+
+/// Whether a conversation is none of an address's, or one that it still leads to where it did.
+fn still_leads(f: &Floating, c: &Conversation) -> bool {
+    let Tuple { protocol, ports: (_, port), .. } = c.original;
+    let whole = f.forwards.is_empty();
+    if c.original.destination == f.address {
+        let forward = |w: &Forward| {
+            let number = match w.transport {
+                Transport::Tcp => 6,
+                Transport::Udp => 17,
+            };
+            (number, w.port, w.target) == (protocol, port, c.reply.ports.0)
+        };
+        // What the domain answers itself is not led anywhere.
+        return c.reply.source == f.address || c.reply.source == f.target && (whole || f.forwards.iter().any(forward));
+    }
+    c.reply.destination != f.address || c.original.source == f.address || whole && c.original.source == f.target
+}
+
 impl Kernel {
     pub(super) fn put_floating(&mut self, domain: &str, name: &IfName, f: &Floating) -> Result<()> {
         self.require(Capability::Nat, || format!("{} ({})", f.alias, f.address))?;
@@ -178,6 +203,10 @@ impl Kernel {
         // The rules come before the address that they guard.
         load_in(&netns, &nft_rules(name, f))?;
         let (outer, inner) = self.pair(&netns, &mut inside, name, &f.peer)?;
+        let before = inside.link_at(inner)?.and_then(|l| read_details(&l.alias)).map(|d| d.address);
+        if let Some(before) = before.filter(|a| *a != f.address) {
+            end_conversations(&netns, |c| concerns(before, c))?;
+        }
         // First of all, so that whatever is there can be taken away again.
         inside.change(inner, &LinkChange { alias: Some(&details(f)), ..LinkChange::default() })?;
         set_up(&netns, &f.peer)?;
@@ -208,6 +237,8 @@ impl Kernel {
         for rule in [own_first(f)].iter().chain(&wanted).filter(|w| !present.iter().any(|r| same(w, r))) {
             inside.rule_add(rule).unless_exists()?;
         }
+        // A translation holds until the end of its conversation, whatever the rules say meanwhile.
+        end_conversations(&netns, |c| !still_leads(f, c))?;
         // The alias says that all of it is done.
         Ok(self.rtnl.change(outer, &LinkChange { alias: Some(&f.alias), ..LinkChange::default() })?)
     }
@@ -215,13 +246,17 @@ impl Kernel {
     pub(super) fn delete_floating(&mut self, domain: &str, name: &IfName) -> Result<()> {
         if let Some((netns, mut inside)) = self.inside(domain)? {
             let inner = name.as_str().replacen(names::FLOATING, names::FLOATING_PEER, 1);
-            let table = inside.link(&inner)?.and_then(|l| read_details(&l.alias)).map(|d| d.table);
+            let there = inside.link(&inner)?.and_then(|l| read_details(&l.alias));
+            let table = there.as_ref().map(|d| d.table);
             // Routes go with the device.
             for rule in inside.rules()?.iter().filter(|r| Some(r.table) == table) {
                 inside.rule_delete(rule).unless_missing()?;
             }
             self.delete_device(name)?;
             Nft::open_in(&netns)?.delete_table(Family::Inet, name.as_str()).unless_missing()?;
+            if let Some(Details { address, .. }) = there {
+                end_conversations(&netns, |c| concerns(address, c))?;
+            }
         }
         self.delete_device(name)
     }

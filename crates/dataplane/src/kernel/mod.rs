@@ -143,7 +143,7 @@ impl Kernel {
             Step::DeleteRemote(name, mac) => self.put_remote(name, *mac, None),
             Step::PutLeg(ns, name, leg) => self.put_leg(ns, name, leg),
             Step::PutEgress(ns, egress) => self.put_egress(ns, egress),
-            Step::DeleteEgress(_, host) => self.delete_egress(host),
+            Step::DeleteEgress(ns, host) => self.delete_egress(ns, host),
             Step::PutRouter(ns, router) => self.put_router(ns, router),
             Step::DeleteRouter(ns, name) | Step::DeletePeering(ns, name) => self.delete_inside(ns, name),
             Step::PutPeering(peering) => self.put_peering(peering),

@@ -1,7 +1,8 @@
 //! Private networks: a table per leg in the domain's namespace, which lets nobody else open connections into the network.
 //!
-//! Both directions of a conversation pass the domain on the node of the NIC, so that what its guests open is known here. What is
-//! translated to a floating address was opened to the world on purpose.
+//! Both directions of a conversation pass the domain on the node of the NIC, so that what its guests open is known here: what answers
+//! that passes. Of what others open every packet is judged and not the first alone, so that a conversation ends with what allowed it.
+//! What is translated to a floating address was opened to the world on purpose.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -41,7 +42,8 @@ table inet {table} {{
     chain forward {{
         type filter hook forward priority 10; policy accept;
         oifname != "{table}" accept
-        ct state established,related accept
+        ct direction reply accept
+        ct state related accept
         ct status dnat accept
         ip saddr @from4 accept
         ip6 saddr @from6 accept

@@ -121,7 +121,7 @@ fn both_families() -> NodeInput {
 }
 
 /// An address of the street that leads to NIC 10.
-fn floating(address: &str, forwards: &[Forward]) -> NodeFloating {
+pub(super) fn floating(address: &str, forwards: &[Forward]) -> NodeFloating {
     let address: IpAddr = address.parse().unwrap();
     let target = if address.is_ipv4() { "10.1.0.10" } else { "fd00:1::10" };
     NodeFloating {
@@ -135,7 +135,7 @@ fn floating(address: &str, forwards: &[Forward]) -> NodeFloating {
     }
 }
 
-fn planned(floating: &[NodeFloating]) -> NodeState {
+pub(super) fn planned(floating: &[NodeFloating]) -> NodeState {
     build(&NodeInput { floating: floating.to_vec(), ..both_families() })
 }
 

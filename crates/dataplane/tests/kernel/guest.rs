@@ -228,8 +228,13 @@ impl Guest {
     }
 
     pub fn ping_for(&mut self, to: Ipv4Addr, via: Ipv4Addr, patience: Duration) -> bool {
+        self.ping_as(next_id(), to, via, patience)
+    }
+
+    /// A ping of a conversation, which the number tells from others.
+    pub fn ping_as(&mut self, id: u16, to: Ipv4Addr, via: Ipv4Addr, patience: Duration) -> bool {
         let Some(hop) = self.resolve(via, patience) else { return false };
-        let packet = ipv4(self.ip, to, 1, &echo(8, next_id()));
+        let packet = ipv4(self.ip, to, 1, &echo(8, id));
         self.send(&ethernet(hop, self.mac, 0x0800, &packet));
         self.sees(patience, |f| {
             f.len() >= 42 && f[12..14] == [8, 0] && f[23] == 1 && f[26..30] == to.octets() && f[34] == 0

@@ -2,6 +2,7 @@
 //! without it every test says that it was skipped.
 #![allow(clippy::unwrap_used)]
 
+mod conversations;
 mod floating;
 pub(crate) mod guest;
 mod harm;
