@@ -51,6 +51,7 @@ fn remembered(nic: &NetworkInterface) -> Option<View> {
             address: a.address.parse().ok()?,
             prefix: None,
             until: time(&a.until),
+            held: time(&a.until),
             server: a.server.as_ref().and_then(|s| s.parse().ok()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
         })
     });

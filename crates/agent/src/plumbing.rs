@@ -13,13 +13,13 @@ use kube::Client;
 use multihome_control::Key;
 use multihome_control::queue::Next;
 use multihome_dataplane::{Counted, Dataplane, Ear, Rogue, StepError};
-use multihome_dhcp::guard::server::Doorkeeper;
+use multihome_dhcp::guard::server::{Doorkeeper, Passage};
 use multihome_model::{IfName, NetworkType, PortSecurity};
 use multihome_netlink::packet::{PacketSocket, filter};
 use multihome_netlink::{Capabilities, Link, Rtnl};
 use multihome_plan::node::{
-    Domain, NodeInput, NodeNetwork, NodeNic, NodeState, Remotes, Security, Step, Uplink, UplinkKind, bridge_name,
-    build, diff, remotes, simulate, tap_name,
+    Domain, NodeInput, NodeNetwork, NodeNic, NodeState, Port, Remotes, Security, Service, Step, Uplink, UplinkKind,
+    bridge_name, build, diff, remotes, simulate, tap_name,
 };
 use multihome_plan::policy::Members;
 use tokio::runtime::Handle;
@@ -49,7 +49,7 @@ pub(crate) struct Plumbing {
     inner: Arc<Mutex<Inner>>,
     indexes: Arc<Mutex<HashMap<IfName, u32>>>,
     /// Addresses that servers of others gave, by the NIC's uid: in force before the resources say so.
-    learnt: Arc<Mutex<HashMap<String, BTreeSet<IpAddr>>>>,
+    learnt: Arc<Mutex<HashMap<String, Passage>>>,
     /// What the last round of the whole plan could not do.
     said: Arc<Mutex<BTreeSet<String>>>,
     /// What is tried of the node's own devices, and what was taken back.
@@ -62,6 +62,13 @@ pub(crate) struct Plumbing {
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps a NIC from asking servers of others: its requests go no further than its port, as those to ours.
+fn sate(port: &mut Port) {
+    if port.dhcp4 == Service::Guarded {
+        port.dhcp4 = Service::Served;
+    }
 }
 
 impl Plumbing {
@@ -91,26 +98,31 @@ impl Plumbing {
     /// What the guard opens ports with: at once, because the guest is told next.
     pub(crate) fn doorkeeper(&self) -> Doorkeeper {
         let this = self.clone();
-        Arc::new(move |nic, addresses| tokio::task::block_in_place(|| this.let_pass(nic, addresses)))
+        Arc::new(move |nic, passage| tokio::task::block_in_place(|| this.let_pass(nic, passage)))
     }
 
-    fn let_pass(&self, nic: &str, addresses: &BTreeSet<IpAddr>) {
-        let before = lock(&self.learnt).insert(nic.to_owned(), addresses.clone()).unwrap_or_default();
+    fn let_pass(&self, nic: &str, passage: &Passage) {
+        let before = lock(&self.learnt).insert(nic.to_owned(), passage.clone()).unwrap_or_default();
         let mut inner = lock(&self.inner);
         let tap = tap_name(nic);
         let Some(mut port) = inner.state.ports.get(&tap).cloned() else { return };
         let Security::Strict { ipv4, ipv6, .. } = &mut port.security else { return };
-        for a in before.difference(addresses) {
+        for a in before.addresses.difference(&passage.addresses) {
             match a {
                 IpAddr::V4(a) => ipv4.remove(a),
                 IpAddr::V6(a) => ipv6.remove(a),
             };
         }
-        for a in addresses {
+        for a in &passage.addresses {
             match a {
                 IpAddr::V4(a) => ipv4.insert(*a),
                 IpAddr::V6(a) => ipv6.insert(*a),
             };
+        }
+        match (before.sated, passage.sated) {
+            (false, true) => sate(&mut port),
+            (true, false) => port.dhcp4 = Service::Guarded,
+            _ => {}
         }
         for failure in self.run(&mut inner, &[Step::PutPort(tap, port)]) {
             tracing::warn!("{}", sentence(&failure));
@@ -145,12 +157,20 @@ impl Plumbing {
         tokio::task::spawn_blocking(move || this.judged(input)).await?
     }
 
-    fn with_learnt(&self, mut input: NodeInput) -> NodeInput {
+    /// The plan with what servers of others gave NICs.
+    fn planned(&self, mut input: NodeInput) -> NodeState {
         let learnt = lock(&self.learnt);
+        let mut sated = vec![];
         for nic in &mut input.nics {
-            nic.addresses.extend(learnt.get(&nic.uid).into_iter().flatten());
+            let Some(passage) = learnt.get(&nic.uid) else { continue };
+            nic.addresses.extend(&passage.addresses);
+            sated.extend(passage.sated.then(|| tap_name(&nic.uid)));
         }
-        input
+        let mut state = build(&input);
+        for tap in sated {
+            state.ports.get_mut(&tap).into_iter().for_each(sate);
+        }
+        state
     }
 
     /// What the node holds now.
@@ -185,7 +205,7 @@ impl Plumbing {
     /// Makes the node hold what its input says, and nothing else of ours. Returns what failed.
     async fn apply_all(&self, input: NodeInput) -> Result<Vec<StepError>, Error> {
         let this = self.clone();
-        tokio::task::spawn_blocking(move || this.apply(&build(&this.with_learnt(input)))).await?
+        tokio::task::spawn_blocking(move || this.apply(&this.planned(input))).await?
     }
 
     /// Makes the node hold one NIC; its network comes along if it is not there yet. `everything` is the whole input,
@@ -199,11 +219,9 @@ impl Plumbing {
     ) -> Result<bool, Error> {
         let this = self.clone();
         tokio::task::spawn_blocking(move || {
-            let mut nic = nic;
-            nic.addresses.extend(lock(&this.learnt).get(&nic.uid).into_iter().flatten());
             let mut inner = lock(&this.inner);
             // A plan with this NIC alone, on a network whose bridge stands as planned: only the NIC's own steps are left.
-            let alone = build(&NodeInput {
+            let alone = this.planned(NodeInput {
                 policies: policed.policy.map(|p| (nic.uid.clone(), p)).into_iter().collect(),
                 members: policed.members,
                 nics: vec![nic.clone()],
@@ -223,7 +241,7 @@ impl Plumbing {
                 // What fails beside this NIC's own devices (an uplink that the kernel refuses, somebody else's NIC)
                 // hinders it not: VMs of this node reach each other, and the network says what is wrong.
                 let tap = tap_name(&nic.uid);
-                let failures = this.apply(&build(&this.with_learnt(everything)))?;
+                let failures = this.apply(&this.planned(everything))?;
                 let own = failures.into_iter().filter(|f| match &f.step {
                     Step::PutTap(name, _) | Step::PutPort(name, _) | Step::PutPolicy(name, _) => *name == tap,
                     Step::PutBridge(name, _) | Step::PutFabric(name, _) => *name == bridge,

@@ -9,6 +9,7 @@ use multihome_control::Key;
 use multihome_control::world::{network_key, vm_key};
 use multihome_dataplane::Rogue;
 use multihome_dhcp::guard::Dropping;
+use multihome_dhcp::guard::server::MOST_TAKEN;
 use multihome_model::{IfName, NetworkInterface};
 use multihome_plan::node::tap_name;
 
@@ -24,6 +25,8 @@ struct Said {
     rogues: BTreeSet<(IfName, Rogue)>,
     /// By NIC or network: how many answers were dropped when it was last said, and when that was.
     answers: HashMap<(bool, Arc<str>), (u64, Instant)>,
+    /// NICs that ask servers of others for no more addresses.
+    sated: BTreeSet<Arc<str>>,
 }
 
 /// Looks for as long as it is polled.
@@ -35,6 +38,7 @@ pub(crate) async fn follow(agent: &Agent) {
         each.tick().await;
         rogues(agent, &mut said).await;
         answers(agent, &mut said).await;
+        sated(agent, &mut said).await;
     }
 }
 
@@ -77,6 +81,21 @@ async fn rogue_event(agent: &Agent, nic: &NetworkInterface, rogue: Rogue) {
     let vmi = vm.and_then(|k| agent.world.read().vmis.get(&k).cloned());
     if let Some(vmi) = vmi {
         agent.events.warning(vmi.as_ref(), reason, text).await;
+    }
+}
+
+/// Guests that took so many addresses of servers of others that they get no more. Each is told of once.
+async fn sated(agent: &Agent, said: &mut Said) {
+    let now = agent.guard.sated();
+    said.sated.retain(|nic| now.iter().any(|(n, _)| n == nic));
+    for (name, server) in now {
+        let Some(nic) = agent.world.read().nic_of_uid(&name).filter(|_| said.sated.insert(name.clone())) else {
+            continue;
+        };
+        let text = format!(
+            "the guest took {MOST_TAKEN} addresses of DHCP server {server} and others there, each under another client identifier: it gets no more until one of them ends; let the server tell clients by MAC, or the guest keep to one identifier"
+        );
+        agent.events.warning(nic.as_ref(), "TooManyAddresses", text).await;
     }
 }
 

@@ -276,6 +276,23 @@ fn a_foreign_server_is_guarded() {
     eventually("the IPv6 default route is gone", 15, || node.default_routes6("web").is_empty().then_some(()));
     eventually("the default route moved back", 100, || only("10.90.91.1"));
     what_a_change_touches_is_shown_first(&node, fabric);
+    a_guest_cannot_use_up_the_addresses(&node, &lan);
+}
+
+/// A guest that asks under ever new identifiers gets a few addresses, and then none; it is told of in an Event.
+fn a_guest_cannot_use_up_the_addresses(node: &Node, lan: &Lan) {
+    let held = || {
+        let text = std::fs::read_to_string(lan.dir().join("leases")).expect("the server's leases");
+        text.lines().filter(|l| l.contains(" 10.77.0.")).count()
+    };
+    let asks = "for i in 1 2 3 4 5 6 7 8 9 a b c d e; do \
+        busybox udhcpc -i eth1 -n -q -t 2 -T 1 -C -x 0x3d:010$i -s /bin/true; done; true";
+    let (_, said) = node.guest_sh("web", asks);
+    eventually("what the guest did is told", 30, || {
+        let list = node.cli(&["get", "events", "-o", "json"]);
+        list.contains("\"reason\": \"TooManyAddresses\"").then_some(())
+    });
+    assert!((6..=9).contains(&held()), "{} of 50 addresses are taken: {said}", held());
 }
 
 /// Another device and another MTU of a fabric: shown with the NICs that it reaches, and nothing of it done.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use multihome_dataplane::Engine;
 use multihome_dataplane::kernel::{Config, Kernel};
 use multihome_dhcp::guard::Role;
-use multihome_dhcp::guard::server::Guard;
+use multihome_dhcp::guard::server::{Guard, Passage};
 use multihome_dhcp::ra::Advertisement;
 use multihome_dhcp::server::Server;
 use multihome_dhcp::server6::{Said, Server6};
@@ -319,7 +319,7 @@ fn data_plane(
     let far = [open(&kernel, 0)?, open(&kernel, 1)?];
     let doors = Arc::new(Doors(Mutex::new((kernel, wanted.ports))));
     let keeper = doors.clone();
-    let guard = Guard::new(Arc::new(move |nic: &str, addresses: &BTreeSet<IpAddr>| keeper.open(nic, addresses)));
+    let guard = Guard::new(Arc::new(move |nic: &str, passage: &Passage| keeper.open(nic, &passage.addresses)));
     Ok((guard, far, doors))
 }
 

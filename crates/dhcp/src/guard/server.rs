@@ -34,8 +34,21 @@ const FRAGMENT: u8 = 44;
 /// Routers that are remembered per network.
 const MOST_ROUTERS: usize = 8;
 
+/// What port security is to let pass of a NIC.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Passage {
+    /// The addresses that servers gave it.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Whether it has taken so many addresses of DHCPv4 servers that it is to ask for no more.
+    pub sated: bool,
+}
+
 /// Lets a NIC's addresses pass port security; called before the guest is told that it has them.
-pub type Doorkeeper = Arc<dyn Fn(&str, &BTreeSet<IpAddr>) + Send + Sync>;
+pub type Doorkeeper = Arc<dyn Fn(&str, &Passage) + Send + Sync>;
+
+/// The most addresses that DHCPv4 servers hold for one NIC. A guest that boots takes up to three: firmware, initramfs and system have
+/// a client identifier each (RFC 2131 section 2, option 61).
+pub const MOST_TAKEN: usize = 8;
 
 /// An address that somebody else's server gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +59,8 @@ pub struct Given {
     pub prefix: Option<u8>,
     /// Until when; `None` is for ever.
     pub until: Option<SystemTime>,
+    /// Until when the server holds it, which is no less: the guest is told a shorter time where routes must be able to change.
+    pub held: Option<SystemTime>,
     /// Who gave it.
     pub server: IpAddr,
 }
@@ -74,6 +89,9 @@ pub struct View {
     pub acknowledged: Option<(SystemTime, u32)>,
     /// Addresses that servers gave.
     pub given: Vec<Given>,
+    /// Addresses that DHCPv4 servers gave before and still hold for it, oldest first: a server that tells clients by their
+    /// identifier has one for each of them.
+    pub taken: Vec<Given>,
     /// Addresses that the guest formed, oldest first.
     pub formed: Vec<Ipv6Addr>,
     /// Prefixes of 64 bits that routers tell guests to form addresses from.
@@ -266,14 +284,26 @@ impl Guard {
         let now = SystemTime::now();
         for nic in read(&self.shared.nics).values() {
             let mut view = lock(&nic.view);
-            let before = view.given.len();
-            view.given.retain(|g| g.until.is_none_or(|u| u > now));
-            if view.given.len() != before {
-                (self.shared.open)(&nic.name, &addresses(&view));
+            let before = view.passage();
+            let runs = |end: Option<SystemTime>| end.is_none_or(|u| u > now);
+            let (given, over): (Vec<Given>, _) =
+                std::mem::take(&mut view.given).into_iter().partition(|g| runs(g.until));
+            view.given = given;
+            view.taken.extend(over.into_iter().filter(|g| g.address.is_ipv4()));
+            view.taken.retain(|g| runs(g.held));
+            if view.passage() != before {
+                (self.shared.open)(&nic.name, &view.passage());
                 drop(view);
                 self.shared.tell(&nic.name);
             }
         }
+    }
+
+    /// The NICs that have taken as many addresses as one may have, with one of the servers.
+    pub fn sated(&self) -> Vec<(Arc<str>, IpAddr)> {
+        let nics: Vec<Arc<Nic>> = read(&self.shared.nics).values().cloned().collect();
+        let server = |view: &View| view.taken.last().filter(|_| view.is_sated()).map(|g| g.server);
+        nics.iter().filter_map(|n| Some((n.name.clone(), server(&lock(&n.view))?))).collect()
     }
 
     /// What was dropped so far, by NIC (`true`) or, where nobody knows for which NIC it was, by network (`false`).
@@ -310,6 +340,27 @@ fn unreadable(fragment: bool) -> Dropped {
 
 fn addresses(view: &View) -> BTreeSet<IpAddr> {
     view.given.iter().map(|g| g.address).collect()
+}
+
+impl View {
+    /// Whether servers hold as many addresses for it as one NIC may have.
+    pub fn is_sated(&self) -> bool {
+        self.taken.len() + self.given.iter().filter(|g| g.address.is_ipv4()).count() >= MOST_TAKEN
+    }
+
+    fn passage(&self) -> Passage {
+        Passage { addresses: addresses(self), sated: self.is_sated() }
+    }
+
+    /// An IPv4 address takes the place of the one before, which its server holds until its time is over.
+    fn take(&mut self, given: Given) {
+        let (six, before): (Vec<Given>, _) =
+            std::mem::take(&mut self.given).into_iter().partition(|g| g.address.is_ipv6());
+        self.taken.extend(before);
+        self.taken.retain(|g| g.address != given.address);
+        self.given = six;
+        self.given.push(given);
+    }
 }
 
 impl Shared {
@@ -414,17 +465,18 @@ impl Shared {
                         view.offered = answer.offered;
                         view.acknowledged = Some((SystemTime::now(), seconds));
                         let server = IpAddr::V4(answer.server.unwrap_or(from.address));
+                        let after = |seconds: u32| SystemTime::now().checked_add(Duration::from_secs(seconds.into()));
                         let given = Given {
                             address: IpAddr::V4(answer.address),
                             prefix: answer.prefix,
-                            until: SystemTime::now().checked_add(Duration::from_secs(seconds.into())),
+                            until: after(seconds),
+                            held: after(answer.held.unwrap_or(seconds)),
                             server,
                         };
-                        let fresh = !view.given.iter().any(|g| g.address == given.address);
-                        view.given.retain(|g| g.address.is_ipv6());
-                        view.given.push(given);
-                        if fresh {
-                            (self.open)(&nic.name, &addresses(&view));
+                        let before = view.passage();
+                        view.take(given);
+                        if view.passage() != before {
+                            (self.open)(&nic.name, &view.passage());
                         }
                         news = true;
                     }
@@ -459,13 +511,14 @@ impl Shared {
                     // RFC 8415 section 7.7: all ones are for ever.
                     let seconds = (*valid != u32::MAX).then(|| Duration::from_secs((*valid).into()));
                     let until = seconds.and_then(|s| SystemTime::now().checked_add(s));
-                    let given = Given { address: IpAddr::V6(*a), prefix: None, until, server: IpAddr::V6(p.source) };
+                    let server = IpAddr::V6(p.source);
+                    let given = Given { address: IpAddr::V6(*a), prefix: None, until, held: until, server };
                     view.given.push(given);
                 }
             }
             let after = addresses(&view);
             if after != before {
-                (self.open)(&nic.name, &after);
+                (self.open)(&nic.name, &view.passage());
             }
             drop(view);
             self.tell(&nic.name);

@@ -45,6 +45,8 @@ pub struct Answer {
     pub server: Option<Ipv4Addr>,
     /// Lease time as it is handed on, in seconds; none in an answer to INFORM.
     pub seconds: Option<u32>,
+    /// Lease time as the server said it, in seconds: how long it holds the address.
+    pub held: Option<u32>,
     /// The router that the server offered, whether it is handed on or not.
     pub offered: Option<Ipv4Addr>,
     /// The default route that it names after the rewriting.
@@ -96,6 +98,7 @@ pub fn rewrite(payload: &[u8], role: &Role) -> Result<Answer, Dropped> {
         renewal: !ciaddr.is_unspecified(),
         server,
         seconds: None,
+        held: None,
         offered: None,
         router: None,
         routes: vec![],
@@ -111,6 +114,7 @@ pub fn rewrite(payload: &[u8], role: &Role) -> Result<Answer, Dropped> {
     if !role.dns4 {
         options.retain(|(code, _)| ![option::DNS, option::DOMAIN, option::SEARCH].contains(code));
     }
+    answer.held = number(&options, option::LEASE)?;
     answer.seconds = times(&mut options, role.longest)?;
     mtu(&mut options, role);
     answer.mtu = get(&options, option::MTU).and_then(|b| <[u8; 2]>::try_from(b).ok()).map(u16::from_be_bytes);
@@ -270,14 +274,16 @@ fn routes(options: &mut Options, role: &Role, own: Ipv4Addr) -> Result<Option<Ip
     Ok(offered)
 }
 
+/// The number of seconds that an option is.
+fn number(options: &Options, code: u8) -> Result<Option<u32>, Dropped> {
+    get(options, code)
+        .map(|b| <[u8; 4]>::try_from(b).map(u32::from_be_bytes))
+        .transpose()
+        .map_err(|_| Dropped::Malformed("a time that is not four bytes"))
+}
+
 /// Shortens the lease, so that the guest asks again in time; never lengthens it.
 fn times(options: &mut Options, longest: u32) -> Result<Option<u32>, Dropped> {
-    let number = |options: &Options, code: u8| {
-        get(options, code)
-            .map(|b| <[u8; 4]>::try_from(b).map(u32::from_be_bytes))
-            .transpose()
-            .map_err(|_| Dropped::Malformed("a time that is not four bytes"))
-    };
     let Some(lease) = number(options, option::LEASE)? else { return Ok(None) };
     let lease = lease.min(longest);
     let limits = [(option::LEASE, lease), (option::T1, lease / 2), (option::T2, (u64::from(lease) * 7 / 8) as u32)];
