@@ -160,9 +160,9 @@ def build_guest():
 
 
 class Node:
-    """A Multihome server in a network namespace of its own."""
+    """A Multihome server in a network namespace of its own, or another role of the program; `prepare` is done in the namespace before."""
 
-    def __init__(self):
+    def __init__(self, *role, prepare=lambda ns: None, kubeconfig=None):
         global _serial
         _serial += 1
         self.ns = namespace(f"{ID}n{_serial}")
@@ -170,15 +170,19 @@ class Node:
         self.data = os.path.join(self.dir, "data")
         self.env = dict(os.environ, MULTIHOME_DATA_DIR=self.data, MULTIHOME_NETNS_PREFIX=f"{self.ns}-")
         self.env.pop("KUBECONFIG", None)
+        if kubeconfig:
+            self.env["KUBECONFIG"] = kubeconfig
+        role = role or ("serve", "--node-name", "bench")
+        prepare(self.ns)
         self.log = os.path.join(self.dir, "serve.log")
         _nodes.append(self)
         with open(self.log, "w") as log:
             began = time.monotonic()
-            self.process = spawn(*inside(self.ns, BIN, "serve", "--node-name", "bench"), env=self.env, stdout=log, stderr=log)
+            self.process = spawn(*inside(self.ns, BIN, *role), env=self.env, stdout=log, stderr=log)
         def up():
             if self.process.poll() is not None:
-                raise RuntimeError(f"serve ended: {tail(self.log)}")
-            return "kubeconfig:" in open(self.log).read()
+                raise RuntimeError(f"{role[0]} ended: {tail(self.log)}")
+            return ("kubeconfig:" if role[0] == "serve" else " joins ") in open(self.log).read()
         wait_for("the server's start", 20, up, 0.002)
         self.ready = time.monotonic() - began
 
