@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use crate::error::{Idempotent, Result};
+use crate::error::{Error, Idempotent, Result};
 use crate::msg::{self, Msg};
 use crate::neigh::{family, read_ip};
 use crate::netns::Netns;
@@ -74,10 +74,14 @@ impl Conntrack {
     /// Ends the conversations that `which` says, and returns how many. Only those are held in memory, however many there are.
     ///
     /// # Errors
-    /// When the kernel refuses to list or to forget them; `EINVAL` where it has no such table.
+    /// When the kernel refuses to list or to forget them; [`Error::is_unsupported`] where it cannot be asked (`CONFIG_NF_CT_NETLINK`).
     pub fn end(&mut self, mut which: impl FnMut(&Conversation) -> bool) -> Result<usize> {
         let list = Msg::new(GET, 0, "list", "conversations").raw(&HEAD);
-        let found = self.socket.dump(list, |body| parse(body).filter(&mut which))?;
+        let found = self.socket.dump(list, |body| parse(body).filter(&mut which)).map_err(|e| match e.errno() {
+            // What netfilter says of a subsystem that it does not have.
+            Some(libc::EINVAL) => Error::kernel("list", "conversations", libc::EOPNOTSUPP),
+            _ => e,
+        })?;
         let count = found.len();
         let forget = |c: Conversation| {
             let (tuple, id) = c.key;

@@ -13,7 +13,7 @@ use multihome_model::{
 use multihome_plan::node::{
     Bond, Fabric, Forward, NodeFacts, NodeFloating, NodeInput, NodeNetwork, NodeNic, NodePolicyRoute, NodeState,
     NodeVpc, RemoteNic, Security, Steer, Step, TRANSIT, Transport, Uplink, UplinkKind, Via, VpcPeer, build, diff,
-    fabric_name, simulate,
+    fabric_name, gateway_mac, simulate,
 };
 use multihome_plan::policy::{Peers, Policy, Rule, Rules};
 use proptest::prelude::*;
@@ -467,4 +467,29 @@ fn a_trunk_of_every_vlan_leaves_none_for_what_has_no_tag() {
     let state = build(&input);
     assert_eq!(state.fabrics[&fabric_name("mgmt")].uplink.as_ref().unwrap().untagged, None);
     assert_eq!(uplink_of(&state, &input, 1), None);
+}
+
+#[test]
+fn a_gateway_on_a_wire_is_the_nodes_own_and_asked_of_nobody_there() {
+    use NetworkType::{Overlay, Untagged, Vlan};
+    let on = |node: &str| {
+        let mut input = riders(&[(Untagged, true), (Overlay, true), (Vlan, true)]);
+        input.node.name = node.into();
+        for i in [0, 1] {
+            input.networks[i] = network(i, input.networks[i].spec.kind, Some(0), 1500);
+        }
+        (build(&input), input)
+    };
+    let ((first, input), (second, _)) = (on("node1"), on("node2"));
+    let mac = |state: &NodeState, i: usize| {
+        let legs = state.domains.values().flat_map(|d| d.legs.values());
+        legs.filter(|l| l.alias == format!("gateway default/net{i}")).map(|l| l.mac).collect::<Vec<_>>()
+    };
+    assert_ne!(mac(&first, 0), mac(&second, 0), "a switch sees both");
+    assert_eq!(mac(&first, 0), [gateway_mac("network-0", Untagged, "node1")]);
+    assert_eq!(mac(&first, 1), mac(&second, 1), "a tunnel carries neither");
+    let own = |i: usize| uplink_of(&first, &input, i).unwrap().own.iter().copied().collect::<Vec<_>>();
+    assert_eq!(own(0), [IpAddr::from([10, 0, 0, 1])]);
+    assert_eq!(own(1), [] as [IpAddr; 0], "what a tunnel is not asked for stands with what it knows");
+    assert_eq!(own(2), [] as [IpAddr; 0], "somebody else's gateway is asked for");
 }

@@ -109,11 +109,18 @@ table inet {REPLIES} {{
     )
 }
 
-/// Ends conversations that a domain remembers and nothing allows any more.
+/// Ends conversations that a domain remembers and nothing allows any more. A kernel that cannot be asked for them lets them end by
+/// themselves; new ones follow the rules all the same.
 pub(super) fn end_conversations(netns: &Netns, which: impl FnMut(&Conversation) -> bool) -> Result<()> {
-    let ended = Conntrack::open_in(netns)?.end(which)?;
-    if ended > 0 {
-        tracing::debug!(domain = netns.name(), ended, "conversations that are not allowed any more were ended");
+    match Conntrack::open_in(netns)?.end(which) {
+        Ok(0) => {}
+        Ok(ended) => {
+            tracing::debug!(domain = netns.name(), ended, "conversations that nothing allows any more were ended")
+        }
+        Err(e) if e.is_unsupported() => {
+            tracing::warn!("this kernel cannot list conversations: those that nothing allows any more go on: {e}");
+        }
+        Err(e) => return Err(e.into()),
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Fabrics' bridges, which carry trunks: who is in which VLAN, and the device of the node's own that leads out.
 
+use std::collections::BTreeSet;
+
 use multihome_model::{IfName, VlanId, VlanSet, names};
 use multihome_netlink::nft::{Changes, Data, Element, Family};
 use multihome_netlink::{BridgeVlan, Capability, Idempotent, LinkChange, LinkKind, NewLink};
@@ -104,6 +106,8 @@ impl Kernel {
         self.settle_mtu(device)?;
         // It may come from a network's bridge, where tags were refused for as long as it was there.
         self.put_fact(UNTAGGED, &uplink.device, false)?;
+        // Of a network that it carried alone; now it carries others, too.
+        self.put_own(&uplink.device, &BTreeSet::new())?;
         self.set_vlans(link.index, false, &PortVlans { tagged: uplink.tagged.clone(), native: uplink.untagged })
     }
 

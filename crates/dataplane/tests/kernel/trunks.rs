@@ -136,7 +136,7 @@ fn heard(at: &Guest, patience: std::time::Duration, word: &str) -> Option<Option
 }
 
 /// Skips the test where this kernel lacks what VLANs need.
-fn vlans(test: &str) -> Option<Host> {
+pub(super) fn vlans(test: &str) -> Option<Host> {
     for capability in [Capability::Vlan, Capability::BridgeVlanFiltering].into_iter().filter(|_| !OVS) {
         if let Err(why) = capabilities().check(capability) {
             println!("SKIPPED {test}: this kernel has no {}: {why}", capability.name());

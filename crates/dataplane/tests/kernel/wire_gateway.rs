@@ -1,9 +1,10 @@
 //! A gateway of ours on a network with a wire: nodes have its addresses together, and each a MAC of its own.
 
 use std::net::Ipv6Addr;
+use std::process::Command;
 
 use multihome_model::checked::check_network;
-use multihome_model::{NetworkSpec, NetworkType, PortSecurity};
+use multihome_model::{NetworkSpec, NetworkType, PortSecurity, TrunkRange, VlanSpec};
 use multihome_netlink::packet::PacketSocket;
 use multihome_plan::node::{Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic, build, gateway_mac};
 
@@ -12,6 +13,10 @@ use super::*;
 
 /// A node with one NIC, 10.1.0.M, on an untagged network of a Vpc.
 fn node(name: &str, m: u8) -> NodeState {
+    build(&input(name, m))
+}
+
+fn input(name: &str, m: u8) -> NodeInput {
     let spec = NetworkSpec {
         r#type: NetworkType::Untagged,
         cluster_network: Some("street".into()),
@@ -40,7 +45,7 @@ fn node(name: &str, m: u8) -> NodeState {
     };
     let fabrics = [("street".to_owned(), Fabric { device: IfName::new("eth1").ok(), bond: None })].into();
     let node = NodeFacts { name: name.into(), fabrics, ..NodeFacts::default() };
-    build(&NodeInput { node, networks: vec![network], nics: vec![nic], ..NodeInput::default() })
+    NodeInput { node, networks: vec![network], nics: vec![nic], ..NodeInput::default() }
 }
 
 #[test]
@@ -88,4 +93,51 @@ fn a_gateway_on_a_wire_is_each_nodes_own() {
     reach(&mut engine, &NodeState::default());
     reach(&mut host.engine(), &node("node2", 11));
     reach(&mut host.engine(), &NodeState::default());
+}
+
+/// The addresses that the rules keep apart from an uplink.
+fn kept(host: &Host, uplink: &str) -> bool {
+    let list = || Command::new("nft").args(["list", "set", "bridge", "multihome", "uplink_own4"]).output().unwrap();
+    let text = String::from_utf8_lossy(&host.netns.run(list).unwrap().stdout).into_owned();
+    assert!(text.contains("uplink_own4"), "{text}");
+    text.contains(uplink)
+}
+
+#[test]
+fn a_device_that_comes_to_carry_trunks_is_asked_for_everything() {
+    let Some(host) = super::trunks::vlans("a_device_that_comes_to_carry_trunks_is_asked_for_everything") else {
+        return;
+    };
+    if OVS {
+        // Flows of a network's own bridge say it there, and stay with that.
+        return;
+    }
+    let _street = Street::new(&host);
+    let mut engine = host.engine();
+    reach(&mut engine, &node("node1", 10));
+    assert!(kept(&host, "\"eth1\""));
+    let mut with = input("node1", 10);
+    let range = TrunkRange { first: 300, last: None };
+    let spec = NetworkSpec {
+        r#type: NetworkType::VlanTrunk,
+        cluster_network: Some("street".into()),
+        vlan: Some(VlanSpec { trunk: vec![range], ..Default::default() }),
+        ..Default::default()
+    };
+    let spec = check_network("trunk", &spec).unwrap();
+    let key = "default/trunk".to_owned();
+    with.nics.push(NodeNic {
+        uid: "nic2.20".into(),
+        network: key.clone(),
+        mac: mac(20),
+        addresses: vec![],
+        ..with.nics[0].clone()
+    });
+    with.networks.push(NodeNetwork { uid: "trunk".into(), key, spec, vpc_uid: None, ..with.networks[0].clone() });
+    reach(&mut engine, &build(&with));
+    assert!(!kept(&host, "\"eth1\""), "it carries other networks, too");
+    assert!(kept(&host, "\"mhv"), "the VLAN that stands for the network is asked for as little as ever");
+    reach(&mut engine, &node("node1", 10));
+    assert!(kept(&host, "\"eth1\""));
+    reach(&mut engine, &NodeState::default());
 }
