@@ -151,12 +151,12 @@ fn daemons_that_crash_are_told_again_and_nothing_passes_unguarded_meanwhile() {
 }
 
 #[test]
-fn the_node_hears_its_vlans_by_the_bridges_own_port_and_says_nothing_there_but_probes() {
+fn the_node_hears_its_vlans_by_the_bridges_own_port_and_says_there_what_it_must() {
     use multihome_model::{IfName, VlanId, names};
     use multihome_netlink::packet::{FrameBatch, filter};
     use multihome_plan::node::{Service, Uplink, UplinkKind};
     use suite::guest::{BROADCAST, Guest, arp, ethernet, ipv4, same, udp};
-    let test = "the_node_hears_its_vlans_by_the_bridges_own_port_and_says_nothing_there_but_probes";
+    let test = "the_node_hears_its_vlans_by_the_bridges_own_port_and_says_there_what_it_must";
     let Some(host) = host(test) else { return };
     let tagged = |frame: &[u8]| [&frame[..12], &[0x81, 0, 0, 100], &frame[12..]].concat();
     let mut far = suite::trunks::wired(&host);
@@ -210,7 +210,8 @@ fn the_node_hears_its_vlans_by_the_bridges_own_port_and_says_nothing_there_but_p
     let ask = ethernet(BROADCAST, prober, 0x0806, &arp(1, prober, ip("0.0.0.0"), BROADCAST, ip("10.1.0.1")));
     let ours = ethernet(BROADCAST, [2, 0, 0, 0, 0, 7], 0x88b5, &[8; 46]);
     let lie = ethernet(BROADCAST, [2, 0, 0, 0, 0, 7], 0x0800, &ipv4(ip("10.1.0.9"), all, 17, &udp(67, 68)));
-    for (frame, passes) in [(&ask, true), (&ours, true), (&lie, false)] {
+    let here = ethernet(BROADCAST, a.mac, 0x8035, &[9; 46]);
+    for (frame, passes) in [(&ask, true), (&ours, true), (&here, true), (&lie, false)] {
         a.forget();
         far.forget();
         socket.send(frame).unwrap();
