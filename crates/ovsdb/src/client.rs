@@ -151,9 +151,20 @@ impl Client {
 
     /// Calls a method and returns its result.
     pub(crate) fn call(&mut self, method: &'static str, params: Value) -> Result<Value> {
+        let id = self.ask(method, params)?;
+        self.answer(id, method)
+    }
+
+    /// Asks something whose answer is taken later: nothing else may be asked before.
+    pub(crate) fn ask(&mut self, method: &'static str, params: Value) -> Result<u64> {
         self.next += 1;
         let id = self.next;
         self.write(&json!({ "method": method, "params": params, "id": id }))?;
+        Ok(id)
+    }
+
+    /// The result of what was asked.
+    pub(crate) fn answer(&mut self, id: u64, method: &'static str) -> Result<Value> {
         let (before, until) = (self.connected, Instant::now() + self.timeout);
         while let Some(mut message) = self.receive(until)? {
             if self.connected != before {

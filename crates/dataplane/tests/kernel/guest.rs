@@ -50,7 +50,7 @@ pub fn arp(op: u16, mac: [u8; 6], ip: Ipv4Addr, to: [u8; 6], target: Ipv4Addr) -
     p
 }
 
-fn checksum(data: &[u8]) -> u16 {
+pub fn checksum(data: &[u8]) -> u16 {
     let mut sum = 0u32;
     for pair in data.chunks(2) {
         sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
