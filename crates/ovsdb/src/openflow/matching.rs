@@ -339,9 +339,11 @@ impl Match {
         self.protocol(58).with(field::ICMPV6_TYPE, &[kind])
     }
 
-    /// Neighbour discovery about an address, after [`Match::icmpv6`] 135 or 136.
+    /// Neighbour discovery about an address, after [`Match::icmpv6`] 135 or 136. It has code 0 (RFC 4861 section 4.3); where that is
+    /// not said, ovs-vswitchd does not tell the kernel's data path of the address (`odp_flow_key_from_mask`), which then
+    /// takes one address for another.
     pub fn nd_target(self, ip: Ipv6Addr) -> Self {
-        self.with(field::ND_TARGET, &ip.octets())
+        self.with(field::ICMPV6_CODE, &[0]).with(field::ND_TARGET, &ip.octets())
     }
 
     /// ARP of an operation: 1 asks, 2 answers.
