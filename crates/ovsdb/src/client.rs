@@ -102,10 +102,17 @@ impl Client {
                     return Err(Error::nonsense(&path, what));
                 }
             }
-            // No time at all is not «for ever» but «what is there».
-            let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let left = until.saturating_duration_since(Instant::now());
             let mut bytes = [0; 65536];
-            let read = connection.stream.set_read_timeout(Some(left)).and_then(|()| connection.stream.read(&mut bytes));
+            let stream = &mut connection.stream;
+            let read = match left.is_zero() {
+                // What is there; a wait of any length would be one of some milliseconds.
+                true => stream.set_nonblocking(true).and_then(|()| {
+                    let read = stream.read(&mut bytes);
+                    stream.set_nonblocking(false).and(read)
+                }),
+                false => stream.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut bytes)),
+            };
             let source = match read {
                 Ok(0) => ErrorKind::UnexpectedEof.into(),
                 Ok(n) => {
