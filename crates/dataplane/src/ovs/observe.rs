@@ -50,7 +50,7 @@ impl Ovs {
         for (name, bridge) in &model {
             self.observe_bridge(name, bridge, &mut state)?;
         }
-        self.program.listen();
+        self.program.listen(&self.model);
         for (name, uplink) in kernel.uplinks {
             let opened = self.is_opened(&name)?;
             let right = self.database.port_is_right(&uplink.bridge, name.as_str()) && opened;

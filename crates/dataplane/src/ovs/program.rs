@@ -255,7 +255,7 @@ impl Program {
                 failed.push((name.clone(), error));
             }
         }
-        self.listen();
+        self.listen(model);
         // Who may not say something any more does not say it when this returns.
         if std::mem::take(&mut self.stale) {
             self.settle();
@@ -269,9 +269,10 @@ impl Program {
     }
 
     /// Answers for the bridges whose flows ask about frames.
-    pub(super) fn listen(&mut self) {
-        let asks = self.known.iter().filter(|(_, pieces)| pieces.values().any(|p| p.asks));
-        self.listeners.set(&asks.map(|(name, _)| name.clone()).collect());
+    pub(super) fn listen(&mut self, model: &Model) {
+        let asks = |fact: &Fact| matches!(fact, Fact::Nic { port: Some(port), .. } if flows::asks(port));
+        let all = model.iter().filter(|(_, bridge)| bridge.ports.values().any(|p| asks(&p.fact)));
+        self.listeners.set(&all.map(|(name, _)| name.clone()).collect());
     }
 
     fn sync_bridge(

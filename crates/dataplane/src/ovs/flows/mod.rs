@@ -148,8 +148,6 @@ pub(super) struct Piece {
     pub(super) epoch: Option<u32>,
     /// How much its flows let pass of what is counted, if they do.
     pub(super) meter: Option<Meter>,
-    /// Whether frames of its port are asked about.
-    pub(super) asks: bool,
 }
 
 impl Piece {
@@ -243,7 +241,7 @@ pub(super) fn addresses(number: u32) -> (u8, u64) {
     (LEARNED, learned(number))
 }
 
-pub(super) use nic::{refused, rogues};
+pub(super) use nic::{asks, refused, rogues};
 pub(super) use policy::{counter, young};
 
 /// The table of what rules decided.

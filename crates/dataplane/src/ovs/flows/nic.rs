@@ -151,7 +151,7 @@ pub(super) fn port(number: u32, facts: &Port, policed: Option<&Policed>, sorts: 
                 piece.flows.push(says(STRICT, arp().arp_spa(*ip), SAID));
                 piece.flows.push(says(STRICT, own().ipv4().ipv4_src(*ip), SAID));
             }
-            asks(&mut piece, number, mac.0, facts);
+            asking(&mut piece, number, mac.0, facts);
             for ip in ipv6 {
                 piece.flows.push(says(STRICT, own().ipv6().ipv6_src(*ip), SAID));
                 piece.flows.push(says(SOURCE6, own().ipv6().ipv6_src(*ip), SAID));
@@ -166,22 +166,26 @@ pub(super) fn port(number: u32, facts: &Port, policed: Option<&Policed>, sorts: 
     piece
 }
 
+/// Whether a NIC's requests to DHCPv4 servers of others are looked at one by one.
+pub(in crate::ovs) fn asks(facts: &Port) -> bool {
+    matches!(facts.security, Security::Strict { .. }) && facts.dhcp4 != Service::Served
+}
+
 /// How often a NIC asks servers of others, and how often at once.
 const ASKS_PER_SECOND: u32 = 1;
 const ASKS_AT_ONCE: u32 = 60;
 
 /// What a NIC asks DHCP servers of others: not too often, and by IPv4 for itself alone. Whom a server gives an address to is said in
 /// the request, where flows do not look: so a program is asked ([`super::super::asks`]).
-fn asks(piece: &mut Piece, number: u32, mac: [u8; 6], facts: &Port) {
+fn asking(piece: &mut Piece, number: u32, mac: [u8; 6], facts: &Port) {
     let Security::Strict { ipv4, ipv6, .. } = &facts.security else { return };
     let own = || Match::any().in_port(number);
-    if facts.dhcp4 != Service::Served {
+    if asks(facts) {
         let asks = |m: Match| m.protocol(17).udp_dst(67);
         let nobody = asks(own().ipv4().ipv4_src(Ipv4Addr::UNSPECIFIED)).udp_src(68);
         let all = ipv4.iter().map(|ip| asks(own().ipv4().ipv4_src(*ip))).chain([nobody]);
         let does = || Actions::none().meter(number).ask(&mac).resubmit(SAID);
         piece.flows.extend(all.map(|m| Flow::new(ASKS, 50, m).does(does())));
-        piece.asks = true;
     }
     if facts.dhcp6 != Service::Served {
         let all = ipv6.iter().map(|ip| own().ipv6().ipv6_src(*ip).protocol(17).udp_dst(547));
