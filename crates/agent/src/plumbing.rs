@@ -271,14 +271,15 @@ impl Plumbing {
         .await?
     }
 
-    /// The index of the device that leads from a bridge to a wire.
+    /// The index of the device by which the node speaks on the wire that a bridge leads to.
     pub(crate) async fn wire_of(&self, bridge: &IfName) -> Option<u32> {
         let (this, bridge) = (self.clone(), bridge.clone());
         let find = move || {
             let mut inner = lock(&this.inner);
             let wire = |u: &Uplink| u.bridge == bridge && !matches!(u.kind, UplinkKind::Vxlan { .. });
             let name = inner.state.uplinks.iter().find(|(_, u)| wire(u)).map(|(n, _)| n.clone())?;
-            inner.rtnl.index(name.as_str()).ok()
+            let ear = inner.engine.ear()(&name, &bridge);
+            inner.rtnl.index(ear.as_str()).ok()
         };
         tokio::task::spawn_blocking(find).await.ok()?
     }

@@ -19,11 +19,23 @@ fn node(test: &str) -> Option<(Node, Vswitch)> {
 #[test]
 fn vms_live_on_open_vswitch_and_go_on_after_it_crashed() {
     let Some((mut node, mut vswitch)) = node("vms_live_on_open_vswitch_and_go_on_after_it_crashed") else { return };
-    let nets = network("one", "Vlan", 11, 600) + &network("two", "Management", 12, 600);
-    node.apply(&(nets + &vm("a", &["two", "one"]) + &vm("b", &["one"])));
+    let mut lan = Lan::new(&node, "lan0", &[]);
+    lan.serve("tcpdump", &["-l", "-n", "-e", "-i", "wire", "--immediate-mode", "vlan and rarp"]);
+    let fabric = "apiVersion: multihome.io/v1alpha1\nkind: ClusterNetwork\nmetadata: {name: lan}\nspec: {uplinks: [{nics: [lan0]}]}\n---\n";
+    let wired = network("wired", "Vlan", 13, 600).replace("  type: Vlan\n", "  type: Vlan\n  clusterNetwork: lan\n");
+    let nets = fabric.to_owned() + &wired + &network("one", "Vlan", 11, 600) + &network("two", "Management", 12, 600);
+    node.apply(&(nets + &vm("a", &["two", "one"]) + &vm("b", &["one", "wired"])));
     for nic in ["a-one", "a-two", "b-one"] {
         node.ready(nic);
     }
+    let mac =
+        node.ready("b-wired").pointer("/status/mac").and_then(|m| m.as_str().map(str::to_owned)).unwrap_or_default();
+    let announced = format!(
+        "{mac} > ff:ff:ff:ff:ff:ff, ethertype 802.1Q (0x8100), length 60: vlan 113, p 0, ethertype Reverse ARP"
+    );
+    eventually("switches are told where a NIC of a VLAN is", 10, || {
+        lan.log().lines().any(|l| l.replace("length 64", "length 60").contains(&announced)).then_some(())
+    });
     let shown = node.get("node", "node1");
     let conditions = shown.pointer("/status/conditions").and_then(|c| c.as_array().cloned()).unwrap_or_default();
     let engine = conditions.iter().find(|c| c["type"] == "Dataplane").cloned().unwrap_or_default();
@@ -51,7 +63,11 @@ fn vms_live_on_open_vswitch_and_go_on_after_it_crashed() {
     node.kill_server();
     node.serve();
     eventually("and after the agent was killed, too", 20, || pings(&node, &b));
-    assert_eq!(vswitch.vsctl(&["list-br"]).unwrap().lines().count(), 2, "a bridge for each network");
+    assert_eq!(
+        vswitch.vsctl(&["list-br"]).unwrap().lines().count(),
+        4,
+        "a bridge for each network, and one for the cable"
+    );
 
     // Another engine beside what this one holds is refused; and nothing stays of it.
     node.kill_server();

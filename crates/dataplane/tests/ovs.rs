@@ -1,5 +1,6 @@
 //! The suite of the kernel's engine on Open vSwitch: its own ovsdb-server and ovs-vswitchd in every test's host, userspace data
-//! path; and what only this engine has to do. Needs root and openvswitch-switch; without them every test says that it was skipped.
+//! path (the kernel's where the environment says `MULTIHOME_TEST_DATAPATH=system`); and what only this engine has to do. Needs
+//! root and openvswitch-switch; without them every test says that it was skipped.
 #![allow(clippy::unwrap_used)]
 
 #[path = "kernel/main.rs"]
@@ -8,7 +9,7 @@ mod suite;
 use std::time::Instant;
 
 use multihome_dataplane::Engine;
-use multihome_dataplane::ovs::{Config, Datapath, Ovs};
+use multihome_dataplane::ovs::{Config, Ovs};
 use multihome_plan::node::{NodeState, Step, diff};
 use suite::guest::{PATIENCE, SILENCE};
 use suite::{Host, guest, host, ip, network, nic, plan, reach};
@@ -16,7 +17,7 @@ use suite::{Host, guest, host, ip, network, nic, plan, reach};
 /// The engine itself, where a test asks it what others have not.
 fn engine(host: &Host) -> Ovs {
     let database = host.vswitch.as_ref().unwrap().lock().unwrap().database();
-    Ovs::open(Config { kernel: host.kernel_config(), database, datapath: Datapath::Netdev }).unwrap()
+    Ovs::open(Config { kernel: host.kernel_config(), database, datapath: suite::datapath() }).unwrap()
 }
 
 fn vsctl(host: &Host, args: &[&str]) -> String {
@@ -51,10 +52,11 @@ fn a_batch_is_one_transaction() {
 #[test]
 fn what_is_not_ours_is_not_touched_and_nothing_of_ours_stays() {
     let Some(host) = host("what_is_not_ours_is_not_touched_and_nothing_of_ours_stays") else { return };
+    let datapath_type = format!("datapath_type={}", suite::datapath().name());
     let db = |table: &str| vsctl(&host, &["--columns=name,external_ids,other_config", "--format=csv", "list", table]);
-    vsctl(&host, &["add-br", "br-other", "--", "set", "bridge", "br-other", "datapath_type=netdev"]);
+    vsctl(&host, &["add-br", "br-other", "--", "set", "bridge", "br-other", &datapath_type]);
     // Somebody else's, by a name like ours.
-    vsctl(&host, &["add-br", "mhb00000000000", "--", "set", "bridge", "mhb00000000000", "datapath_type=netdev"]);
+    vsctl(&host, &["add-br", "mhb00000000000", "--", "set", "bridge", "mhb00000000000", &datapath_type]);
     vsctl(&host, &["add-port", "br-other", "their0", "--", "set", "interface", "their0", "type=internal"]);
     let before = (db("Bridge"), db("Port"), db("Interface"), host.links());
     let mut engine = engine(&host);
@@ -70,9 +72,10 @@ fn what_is_not_ours_is_not_touched_and_nothing_of_ours_stays() {
 fn a_step_that_the_database_refuses_hinders_no_other() {
     let Some(host) = host("a_step_that_the_database_refuses_hinders_no_other") else { return };
     let desired = plan();
+    let datapath_type = format!("datapath_type={}", suite::datapath().name());
     // The name of one of our ports is taken: a port's name is unique in the database.
     let tap = suite::name(multihome_model::names::TAP, "nic1.11");
-    vsctl(&host, &["add-br", "br-other", "--", "set", "bridge", "br-other", "datapath_type=netdev"]);
+    vsctl(&host, &["add-br", "br-other", "--", "set", "bridge", "br-other", &datapath_type]);
     vsctl(&host, &["add-port", "br-other", tap.as_str()]);
     let mut engine = engine(&host);
     let observed = engine.observe().unwrap();
@@ -151,12 +154,12 @@ fn daemons_that_crash_are_told_again_and_nothing_passes_unguarded_meanwhile() {
 }
 
 #[test]
-fn the_node_hears_its_vlans_by_the_bridges_own_port_and_says_nothing_there_but_probes() {
+fn the_node_hears_its_vlans_by_the_bridges_own_port_and_says_there_what_it_must() {
     use multihome_model::{IfName, VlanId, names};
     use multihome_netlink::packet::{FrameBatch, filter};
     use multihome_plan::node::{Service, Uplink, UplinkKind};
     use suite::guest::{BROADCAST, Guest, arp, ethernet, ipv4, same, udp};
-    let test = "the_node_hears_its_vlans_by_the_bridges_own_port_and_says_nothing_there_but_probes";
+    let test = "the_node_hears_its_vlans_by_the_bridges_own_port_and_says_there_what_it_must";
     let Some(host) = host(test) else { return };
     let tagged = |frame: &[u8]| [&frame[..12], &[0x81, 0, 0, 100], &frame[12..]].concat();
     let mut far = suite::trunks::wired(&host);
@@ -210,7 +213,8 @@ fn the_node_hears_its_vlans_by_the_bridges_own_port_and_says_nothing_there_but_p
     let ask = ethernet(BROADCAST, prober, 0x0806, &arp(1, prober, ip("0.0.0.0"), BROADCAST, ip("10.1.0.1")));
     let ours = ethernet(BROADCAST, [2, 0, 0, 0, 0, 7], 0x88b5, &[8; 46]);
     let lie = ethernet(BROADCAST, [2, 0, 0, 0, 0, 7], 0x0800, &ipv4(ip("10.1.0.9"), all, 17, &udp(67, 68)));
-    for (frame, passes) in [(&ask, true), (&ours, true), (&lie, false)] {
+    let here = ethernet(BROADCAST, a.mac, 0x8035, &[9; 46]);
+    for (frame, passes) in [(&ask, true), (&ours, true), (&here, true), (&lie, false)] {
         a.forget();
         far.forget();
         socket.send(frame).unwrap();

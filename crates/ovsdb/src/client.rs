@@ -102,10 +102,17 @@ impl Client {
                     return Err(Error::nonsense(&path, what));
                 }
             }
-            // No time at all is not «for ever» but «what is there».
-            let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let left = until.saturating_duration_since(Instant::now());
             let mut bytes = [0; 65536];
-            let read = connection.stream.set_read_timeout(Some(left)).and_then(|()| connection.stream.read(&mut bytes));
+            let stream = &mut connection.stream;
+            let read = match left.is_zero() {
+                // What is there; a wait of any length would be one of some milliseconds.
+                true => stream.set_nonblocking(true).and_then(|()| {
+                    let read = stream.read(&mut bytes);
+                    stream.set_nonblocking(false).and(read)
+                }),
+                false => stream.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut bytes)),
+            };
             let source = match read {
                 Ok(0) => ErrorKind::UnexpectedEof.into(),
                 Ok(n) => {
@@ -151,9 +158,20 @@ impl Client {
 
     /// Calls a method and returns its result.
     pub(crate) fn call(&mut self, method: &'static str, params: Value) -> Result<Value> {
+        let id = self.ask(method, params)?;
+        self.answer(id, method)
+    }
+
+    /// Asks something whose answer is taken later: nothing else may be asked before.
+    pub(crate) fn ask(&mut self, method: &'static str, params: Value) -> Result<u64> {
         self.next += 1;
         let id = self.next;
         self.write(&json!({ "method": method, "params": params, "id": id }))?;
+        Ok(id)
+    }
+
+    /// The result of what was asked.
+    pub(crate) fn answer(&mut self, id: u64, method: &'static str) -> Result<Value> {
         let (before, until) = (self.connected, Instant::now() + self.timeout);
         while let Some(mut message) = self.receive(until)? {
             if self.connected != before {

@@ -169,6 +169,7 @@ impl Vswitch {
                 println!("{flow}");
             }
         }
+        println!("connections: {}", shown(self.run("ovs-appctl", &["dpctl/dump-conntrack"])));
         for name in ["ovsdb-server", "ovs-vswitchd"] {
             let log = std::fs::read_to_string(self.dir.path().join(format!("{name}.log")));
             println!("{name}: {}", log.unwrap_or_default());

@@ -1,10 +1,12 @@
 //! What is in Open vSwitch's database, and changes of it: one transaction for all that was touched.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use multihome_model::{IfName, MacAddr};
 use multihome_ovsdb::{Client, Ref, Row, Transaction, Updates, Uuid, Where, map, set};
+use multihome_plan::policy::Members;
 use serde_json::{Value, json};
 
 use super::model::{self, BridgeModel, Fact, PortModel, Role};
@@ -48,11 +50,15 @@ pub(super) struct Touched {
     pub(super) bridges: BTreeSet<IfName>,
     pub(super) ports: BTreeSet<(IfName, String)>,
     pub(super) hosts: BTreeSet<(IfName, String, MacAddr)>,
+    /// Groups.
+    pub(super) groups: BTreeSet<String>,
+    /// Addresses that are in others of a bridge's groups than before: known to its flows, not to the database.
+    pub(super) grouped: BTreeSet<(IfName, IpAddr)>,
 }
 
 impl Touched {
     pub(super) fn is_empty(&self) -> bool {
-        self.bridges.is_empty() && self.ports.is_empty() && self.hosts.is_empty()
+        self.bridges.is_empty() && self.ports.is_empty() && self.hosts.is_empty() && self.groups.is_empty()
     }
 }
 
@@ -112,9 +118,9 @@ impl Database {
     }
 
     /// Reads what there is of ours.
-    pub(super) fn load(&mut self) -> Result<Model> {
+    pub(super) fn load(&mut self) -> Result<(Model, Members)> {
         let mut all = Transaction::new();
-        let _ = all.select(ROOT, &Where::All, &["_uuid", "cur_cfg"]);
+        let _ = all.select(ROOT, &Where::All, &["_uuid", "cur_cfg", "external_ids"]);
         let bridge = ["_uuid", "name", "ports", "datapath_type", "fail_mode", "external_ids", "other_config"];
         let _ = all.select("Bridge", &Where::All, &bridge);
         let port = ["_uuid", "name", "interfaces", "vlan_mode", "tag", "trunks", "external_ids"];
@@ -168,7 +174,8 @@ impl Database {
             self.bridges.insert(name.clone(), BridgeRow { uuid, right: is_right, ports: kept });
             model.insert(name, there);
         }
-        Ok(model)
+        let groups = roots.first().map(|root| model::read_groups(&root.map("external_ids"))).unwrap_or_default();
+        Ok((model, groups))
     }
 
     /// Whether the database has a bridge as it must be.
@@ -223,9 +230,10 @@ impl Database {
 
     /// Makes the database hold what was touched as the model says, in one transaction, and waits until ovs-vswitchd has done it.
     /// Returns whether there was anything to do.
-    pub(super) fn commit(&mut self, model: &Model, touched: &Touched) -> Result<bool> {
+    pub(super) fn commit(&mut self, model: &Model, groups: &Members, touched: &Touched) -> Result<bool> {
         let mut t = Changes { transaction: Transaction::new(), made: vec![] };
         self.compile(model, touched, &mut t);
+        self.compile_groups(groups, touched, &mut t);
         let root = self.root.clone();
         let (Some(root), false) = (root, t.transaction.is_empty()) else { return Ok(false) };
         let root = Where::Is(root);
@@ -296,6 +304,18 @@ impl Changes {
 }
 
 impl Database {
+    fn compile_groups(&self, groups: &Members, touched: &Touched, t: &mut Changes) {
+        let Some(root) = self.root.clone().map(Where::Is) else { return };
+        for group in &touched.groups {
+            let key = model::group_key(group);
+            t.transaction.mutate(ROOT, &root, vec![("external_ids", "delete", set([key.as_str()]))]);
+            if let Some(members) = groups.get(group) {
+                let ids = map([(key, model::group_value(members))]);
+                t.transaction.mutate(ROOT, &root, vec![("external_ids", "insert", ids)]);
+            }
+        }
+    }
+
     fn compile(&self, model: &Model, touched: &Touched, t: &mut Changes) {
         let mut loose: HashMap<&str, &PortRow> = HashMap::new();
         let at = |bridge: &IfName, port: &str| self.bridges.get(bridge).and_then(|b| b.ports.get(port));

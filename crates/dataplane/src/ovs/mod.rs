@@ -4,14 +4,18 @@
 //! A batch of steps is one transaction of the database and one bundle of flows per bridge. Bridges are ours by their name and by
 //! what their row says of itself; nothing else is ever changed or removed. See `docs/concepts/engines.md`.
 
+mod asks;
 mod barrier;
 mod database;
 mod flows;
 mod model;
 mod observe;
+mod policies;
+mod policy;
 mod program;
 mod steps;
 mod uplink;
+mod zones;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
@@ -24,6 +28,7 @@ use multihome_netlink::{LinkChange, Offload, set_offload};
 use multihome_ovsdb::Client;
 use multihome_ovsdb::openflow::Seen;
 use multihome_plan::node::{NodeState, Port, Step, diff};
+use multihome_plan::policy::{Members, Policy};
 
 use self::barrier::Barrier;
 use self::database::{Database, Touched};
@@ -56,6 +61,14 @@ impl Datapath {
             Self::Netdev => "netdev",
         }
     }
+
+    /// How ovs-vswitchd calls the one that all its bridges of this kind are in.
+    fn path(self) -> &'static str {
+        match self {
+            Self::System => "system@ovs-system",
+            Self::Netdev => "netdev@ovs-netdev",
+        }
+    }
 }
 
 /// How the engine works on this machine.
@@ -85,7 +98,11 @@ pub struct Ovs {
     touched: Touched,
     /// Facts of ports whose tap is not there.
     loose: BTreeMap<IfName, Port>,
-    /// NICs with policies, which this engine cannot keep: nothing leaves or reaches them.
+    /// Policies of NICs whose tap is not there.
+    loose_policies: BTreeMap<IfName, Policy>,
+    /// Who is in the groups that rules name.
+    groups: Members,
+    /// NICs with policies that cannot be kept: nothing leaves or reaches them.
     refused: BTreeSet<IfName>,
     /// How often each rogue was seen, and when it last was.
     rogues: HashMap<(IfName, Rogue), (u64, Option<Instant>)>,
@@ -115,11 +132,13 @@ impl Ovs {
             kernel: Kernel::open_beside(config.kernel, beside)?,
             datapath: config.datapath,
             database: Database::new(client, config.datapath, TIMEOUT),
-            program: Program::new(directory, TIMEOUT),
+            program: Program::new(directory, config.datapath, TIMEOUT),
             barrier,
             model: Model::new(),
             touched: Touched::default(),
             loose: BTreeMap::new(),
+            loose_policies: BTreeMap::new(),
+            groups: Members::new(),
             refused: BTreeSet::new(),
             rogues: HashMap::new(),
         })
@@ -153,8 +172,10 @@ impl Ovs {
     fn load(&mut self) -> Result<()> {
         self.program.forget();
         self.barrier.forget();
+        (self.model, self.groups) = self.database.load()?;
+        self.group_addresses();
         self.touched = Touched::default();
-        self.model = self.database.load()?;
+        self.program.adopt(&self.model);
         let bridges = self.model.iter().flat_map(|(name, b)| b.ports.keys().map(|p| (p.clone(), name.clone())));
         self.kernel.beside().bridges = bridges.collect();
         Ok(())
@@ -213,19 +234,27 @@ impl Ovs {
         if self.touched.is_empty() {
             return Ok(());
         }
+        self.group_addresses();
         let touched = std::mem::take(&mut self.touched);
-        if let Err(error) = self.database.commit(&self.model, &touched) {
+        let made = touched.bridges.iter().filter(|b| !self.database.has_bridge(b)).cloned().collect::<Vec<_>>();
+        if let Err(error) = self.database.commit(&self.model, &self.groups, &touched) {
             // What was done of it is not known, or nothing was.
             let _ = self.load();
             return Err(error);
         }
+        let bridges = &self.kernel.beside().bridges;
+        self.loose.retain(|name, _| !bridges.contains_key(name.as_str()));
+        self.loose_policies.retain(|name, _| !bridges.contains_key(name.as_str()));
         self.database.listen()?;
         for bridge in &touched.bridges {
             if self.model.contains_key(bridge) {
                 self.set_up(bridge)?;
             }
         }
+        made.iter().for_each(|bridge| self.program.made(bridge));
+        self.program.open_zones(&self.model)?;
         let failed = self.program.sync(&self.model, &self.database, &touched);
+        self.program.close_zones(&self.model)?;
         match failed.into_iter().next() {
             Some((_, error)) => Err(error),
             None => self.works(&touched),
@@ -305,7 +334,7 @@ impl Ovs {
         let mut all = Vec::new();
         for (name, bridge) in self.model.iter().filter(|(_, b)| b.ports.values().any(|p| p.fact.counts())) {
             let mut by_flow: HashMap<u64, Vec<Seen>> = HashMap::new();
-            for seen in self.program.seen(name)? {
+            for seen in self.program.seen(name, None)? {
                 if [flows::REFUSE, flows::ROGUE].contains(&seen.table) {
                     by_flow.entry(seen.cookie).or_default().push(seen);
                 }
@@ -383,6 +412,8 @@ impl Ovs {
         };
         let leftover: Vec<IfName> = self.model.keys().cloned().collect();
         leftover.iter().for_each(|bridge| self.take_bridge(bridge));
+        let groups: Vec<String> = self.groups.keys().cloned().collect();
+        groups.iter().for_each(|group| self.put_members(group, None));
         let flushed = self.flush();
         for result in self.kernel.put_all_back().into_iter().chain([flushed, self.barrier.remove()]) {
             if let Err(error) = result {
@@ -477,8 +508,7 @@ impl crate::Dataplane for Ovs {
     }
 
     fn policy_counters(&mut self) -> Result<BTreeMap<IfName, crate::Counted>> {
-        // A NIC with policies is refused here.
-        Ok(BTreeMap::new())
+        Ovs::policy_counters(self)
     }
 
     fn teardown(&mut self) -> Vec<StepError> {

@@ -2,15 +2,18 @@
 //!
 //! What a row stands for is kept with it (`external_ids`, key `multihome`), so that a restart of anybody finds it there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use multihome_model::{IfName, MacAddr, VlanId, VlanSet, names};
 use multihome_ovsdb::{map, set};
 use multihome_plan::node::{Bridge, FabricBridge, Flood, Port, PortVlans, Remote, Uplink};
+use multihome_plan::policy::Members;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Datapath;
+use super::policy::{Bits, Policed};
 
 /// The key of what a row of ours stands for.
 pub(super) const KEY: &str = "multihome";
@@ -37,6 +40,9 @@ pub(super) enum Fact {
         vlans: Option<PortVlans>,
         /// What may leave it; nothing, if nothing is known.
         port: Option<Port>,
+        /// What may be opened by and towards it; everything, if nothing is said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        policed: Option<Policed>,
     },
     /// The end of a pair of devices into a routing domain, behind which one MAC is.
     Fixed {
@@ -75,11 +81,13 @@ pub(super) struct BridgeModel {
     pub(super) ports: BTreeMap<String, PortModel>,
     /// The port that leads to other nodes.
     pub(super) uplink: Option<String>,
+    /// The addresses that are in groups which rules here name; follows from the ports and the groups.
+    pub(super) grouped: BTreeMap<IpAddr, Bits>,
 }
 
 impl BridgeModel {
     pub(super) fn new(role: Role) -> Self {
-        Self { role, ports: BTreeMap::new(), uplink: None }
+        Self { role, ports: BTreeMap::new(), uplink: None, grouped: BTreeMap::new() }
     }
 
     /// Adds a port, or makes it this.
@@ -134,6 +142,27 @@ pub(super) fn read<T: for<'a> Deserialize<'a>>(ids: &BTreeMap<String, String>) -
 pub(super) fn read_hosts(ids: &BTreeMap<String, String>) -> BTreeMap<MacAddr, Remote> {
     let of = |(key, value): (&String, &String)| {
         Some((key.strip_prefix(HOST)?.parse().ok()?, serde_json::from_str(value).ok()?))
+    };
+    ids.iter().filter_map(of).collect()
+}
+
+/// Begins the key of a group, in what the root of the database says of itself.
+const GROUP: &str = "multihome-group ";
+
+/// The key of a group's members.
+pub(super) fn group_key(group: &str) -> String {
+    format!("{GROUP}{group}")
+}
+
+/// The members of a group as a value.
+pub(super) fn group_value(members: &BTreeSet<IpAddr>) -> String {
+    json_of(members)
+}
+
+/// The groups that the root of the database knows.
+pub(super) fn read_groups(ids: &BTreeMap<String, String>) -> Members {
+    let of = |(key, value): (&String, &String)| {
+        Some((key.strip_prefix(GROUP)?.to_owned(), serde_json::from_str(value).unwrap_or_default()))
     };
     ids.iter().filter_map(of).collect()
 }

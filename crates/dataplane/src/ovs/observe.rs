@@ -45,9 +45,12 @@ impl Ovs {
         let kernel = self.kernel.observed()?;
         let mut state = NodeState { domains: kernel.domains, bonds: kernel.bonds, ..NodeState::default() };
         state.ports = self.loose.clone();
+        state.policies = self.loose_policies.clone();
+        state.members = self.groups.clone();
         for (name, bridge) in &model {
             self.observe_bridge(name, bridge, &mut state)?;
         }
+        self.program.listen(&self.model);
         for (name, uplink) in kernel.uplinks {
             let opened = self.is_opened(&name)?;
             let right = self.database.port_is_right(&uplink.bridge, name.as_str()) && opened;
@@ -99,8 +102,10 @@ impl Ovs {
         let right = flows && self.database.bridge_is_right(name) && link.up;
         for (port, there) in &bridge.ports {
             match &there.fact {
-                Fact::Nic { port: Some(facts), .. } => {
-                    state.ports.extend(IfName::new(port.as_str()).ok().map(|tap| (tap, facts.clone())));
+                Fact::Nic { port: facts, policed, .. } => {
+                    let Ok(tap) = IfName::new(port.as_str()) else { continue };
+                    state.ports.extend(facts.clone().map(|facts| (tap.clone(), facts)));
+                    state.policies.extend(policed.clone().map(|p| (tap, p.policy)));
                 }
                 Fact::Uplink(uplink) => {
                     let (device, mut uplink) = self.observed_uplink(port, uplink, name)?;

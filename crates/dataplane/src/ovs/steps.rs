@@ -30,12 +30,6 @@ pub(super) fn switches(step: &Step) -> bool {
     )
 }
 
-/// Policies are never passed over: a NIC that has some gets no flows at all.
-fn without_policies(name: &IfName) -> Error {
-    let reason = "Open vSwitch keeps no policies here yet: run the VM on a node with the kernel's engine".to_owned();
-    Error::Unsupported { what: format!("policies of {name}"), reason }
-}
-
 impl Ovs {
     pub(super) fn step(&mut self, step: &Step) -> Result<()> {
         match step {
@@ -66,16 +60,20 @@ impl Ovs {
                 self.take(name.as_str());
                 self.kernel.step(step)
             }
-            Step::PutPolicy(name, _) => {
-                self.refused.insert(name.clone());
-                self.put_facts(name, None)?;
-                Err(without_policies(name))
-            }
-            Step::DeletePolicy(name) => {
-                self.refused.remove(name);
+            Step::PutPolicy(name, policy) => self.put_policy(name, Some(policy)),
+            Step::DeletePolicy(name) => self.put_policy(name, None),
+            Step::PutMembers(group, members) => {
+                self.put_members(group, Some(members));
                 Ok(())
             }
-            Step::PutPort(name, _) if self.refused.contains(name) => Err(without_policies(name)),
+            Step::DeleteMembers(group) => {
+                self.put_members(group, None);
+                Ok(())
+            }
+            Step::PutPort(name, _) if self.refused.contains(name) => {
+                let reason = "its policies could not be set".to_owned();
+                Err(Error::Unsupported { what: format!("port {name}"), reason })
+            }
             Step::PutPort(name, port) => self.put_facts(name, Some(port)),
             Step::DeletePort(name) => self.put_facts(name, None),
             Step::PutTap(name, tap) => self.put_tap(name, tap),
@@ -143,26 +141,38 @@ impl Ovs {
         self.kernel.make_tap(name, tap)?;
         self.kernel.plug(name, 0, &tap_alias(tap), tap.mtu, false)?;
         self.replug(name)?;
-        let port = match self.take(name.as_str()).map(|p| p.fact) {
-            Some(Fact::Nic { port, .. }) => port,
-            _ => self.loose.remove(name),
+        let on = self.bridge_of(name.as_str());
+        let (port, policed) = match self.take(name.as_str()).map(|p| p.fact) {
+            Some(Fact::Nic { port, policed, .. }) => (port, policed),
+            // Kept until it is done: it may have to be tried again.
+            _ => (self.loose.get(name).cloned(), None),
         };
-        self.put(&tap.bridge, name.as_str(), Fact::Nic { vlans: tap.vlans.clone(), port }.into());
-        Ok(())
+        // Of rules whose groups are known by other numbers on another bridge.
+        let moved = policed.as_ref().filter(|_| on.as_ref() != Some(&tap.bridge)).map(|p| p.policy.clone());
+        let policy = moved.or_else(|| self.loose_policies.get(name).cloned());
+        let policed = policed.filter(|_| policy.is_none());
+        // Nothing passes before its rules are there.
+        let facts = port.clone().filter(|_| policy.is_none());
+        let fact = Fact::Nic { vlans: tap.vlans.clone(), port: facts, policed };
+        self.put(&tap.bridge, name.as_str(), fact.into());
+        let Some(policy) = policy else { return Ok(()) };
+        self.put_policy(name, Some(&policy))?;
+        self.put_facts(name, port.as_ref())
     }
 
     fn delete_tap(&mut self, name: &IfName) -> Result<()> {
-        if let Some(PortModel { fact: Fact::Nic { port: Some(port), .. }, .. }) = self.take(name.as_str()) {
-            self.loose.insert(name.clone(), port);
+        if let Some(PortModel { fact: Fact::Nic { port, policed, .. }, .. }) = self.take(name.as_str()) {
+            self.loose.extend(port.map(|port| (name.clone(), port)));
+            self.loose_policies.extend(policed.map(|p| (name.clone(), p.policy)));
         }
         self.kernel.delete_device(name)
     }
 
-    fn put_facts(&mut self, name: &IfName, facts: Option<&Port>) -> Result<()> {
+    pub(super) fn put_facts(&mut self, name: &IfName, facts: Option<&Port>) -> Result<()> {
         let there =
             self.bridge_of(name.as_str()).and_then(|b| Some((self.model.get(&b)?.ports.get(name.as_str())?, b)));
-        if let Some((PortModel { fact: Fact::Nic { vlans, .. }, .. }, bridge)) = there {
-            let fact = Fact::Nic { vlans: vlans.clone(), port: facts.cloned() };
+        if let Some((PortModel { fact: Fact::Nic { vlans, policed, .. }, .. }, bridge)) = there {
+            let fact = Fact::Nic { vlans: vlans.clone(), port: facts.cloned(), policed: policed.clone() };
             self.put(&bridge, name.as_str(), fact.into());
             return Ok(());
         }

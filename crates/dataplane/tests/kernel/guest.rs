@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-/// `struct virtio_net_hdr`: no offloads. Open vSwitch takes frames as they are on the wire.
-const VNET: usize = if super::OVS { 0 } else { 10 };
+/// The length of `struct virtio_net_hdr`, which says: no offloads. Open vSwitch in user space takes frames as they are on the wire.
+fn vnet() -> usize {
+    if super::plain() { 0 } else { 10 }
+}
 pub const BROADCAST: [u8; 6] = [0xff; 6];
 /// Long enough for a frame through the kernel, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_millis(1500);
@@ -26,7 +28,7 @@ pub struct Guest {
 }
 
 fn write(tap: &mut File, frame: &[u8]) -> std::io::Result<()> {
-    let mut bytes = vec![0; VNET];
+    let mut bytes = vec![0; vnet()];
     bytes.extend_from_slice(frame);
     tap.write_all(&bytes)
 }
@@ -50,7 +52,7 @@ pub fn arp(op: u16, mac: [u8; 6], ip: Ipv4Addr, to: [u8; 6], target: Ipv4Addr) -
     p
 }
 
-fn checksum(data: &[u8]) -> u16 {
+pub fn checksum(data: &[u8]) -> u16 {
     let mut sum = 0u32;
     for pair in data.chunks(2) {
         sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
@@ -161,7 +163,7 @@ impl Guest {
                         continue;
                     }
                 };
-                let frame = buf.get(VNET..n).unwrap_or_default().to_vec();
+                let frame = buf.get(vnet()..n).unwrap_or_default().to_vec();
                 if let Some(answer) = answer(&frame, mac, ip).or_else(|| answer6(&frame, mac, six)) {
                     let _ = write(&mut own, &answer);
                 }

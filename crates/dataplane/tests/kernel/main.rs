@@ -39,6 +39,26 @@ use multihome_testkit::vswitch::Vswitch;
 /// Whether this is the suite of the engine of Open vSwitch: the program's name says so.
 const OVS: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"ovs");
 
+/// Which data path Open vSwitch has: the one in user space, which every kernel has, unless the environment names the kernel's.
+pub(crate) fn datapath() -> Datapath {
+    match std::env::var("MULTIHOME_TEST_DATAPATH").as_deref() {
+        Ok("system") => Datapath::System,
+        _ => Datapath::Netdev,
+    }
+}
+
+/// Whether taps carry frames as they are on the wire, and nothing else.
+pub(crate) fn plain() -> bool {
+    OVS && datapath() == Datapath::Netdev
+}
+
+/// Why that is not to be had here, if so. The kernel loads the module when somebody asks for it by name.
+fn why_no_datapath() -> Option<String> {
+    let _ = std::process::Command::new("modprobe").arg("openvswitch").output();
+    let missing = datapath() == Datapath::System && !std::path::Path::new("/sys/module/openvswitch").exists();
+    missing.then(|| "this kernel has no module openvswitch".to_owned())
+}
+
 /// An engine of either kind.
 pub(crate) struct AnyEngine(Box<dyn Dataplane>);
 
@@ -97,6 +117,10 @@ pub(crate) fn host(test: &str) -> Option<Host> {
     let prefix = format!("t{}x{}-", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let inside = netns.try_clone().unwrap();
     let spawn = move |c: &mut std::process::Command| inside.run(|| c.spawn()).map_err(std::io::Error::other)?;
+    if let Some(why) = OVS.then(why_no_datapath).flatten() {
+        println!("SKIPPED {test}: {why}");
+        return None;
+    }
     let vswitch = match OVS.then(|| Vswitch::start(Box::new(spawn))).transpose() {
         Ok(vswitch) => vswitch.map(Mutex::new),
         Err(why) => {
@@ -110,7 +134,7 @@ pub(crate) fn host(test: &str) -> Option<Host> {
 /// A host for what only the kernel's engine does.
 pub(crate) fn kernel_host(test: &str) -> Option<Host> {
     if OVS {
-        println!("SKIPPED {test}: the engine of Open vSwitch refuses NICs with policies");
+        println!("SKIPPED {test}: it is about what the kernel's engine holds in nftables");
         return None;
     }
     host(test)
@@ -132,8 +156,7 @@ impl Host {
         AnyEngine(match &self.vswitch {
             None => Box::new(Kernel::open(kernel).unwrap()),
             Some(vswitch) => {
-                let config =
-                    ovs::Config { kernel, database: vswitch.lock().unwrap().database(), datapath: Datapath::Netdev };
+                let config = ovs::Config { kernel, database: vswitch.lock().unwrap().database(), datapath: datapath() };
                 Box::new(Ovs::open(config).unwrap())
             }
         })

@@ -99,7 +99,7 @@ fn cable() -> Fabric {
 
 /// A host with a cable, and who is at its other end.
 pub fn wired(host: &Host) -> Guest {
-    let tap = TapDevice { name: CABLE, multi_queue: false, vnet_hdr: !OVS };
+    let tap = TapDevice { name: CABLE, multi_queue: false, vnet_hdr: !plain() };
     let fd = host.netns.run(|| tap.create(None).and_then(|()| tap.open())).unwrap().unwrap();
     sh(&host.netns, &format!("ip link set {CABLE} up"));
     Guest::new(fd, FAR, address(99))

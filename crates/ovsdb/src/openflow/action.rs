@@ -1,38 +1,27 @@
 //! What is done with a frame (section 7.2.6, and ovs-actions(7)).
 
+use super::learn::Learn;
 use super::matching::{Field, field};
-use super::pad;
+use super::{NICIRA, pad};
 
 const OUTPUT: u16 = 0;
 const POP_VLAN: u16 = 18;
 const GROUP: u16 = 22;
 const SET_FIELD: u16 = 25;
 const COPY_FIELD: u16 = 28;
+const METER: u16 = 29;
 const EXPERIMENTER: u16 = 0xffff;
-/// Nicira's number, whose extensions are Open vSwitch's.
-const NICIRA: u32 = 0x2320;
 const RESUBMIT_TABLE: u16 = 14;
 const OUTPUT_REG: u16 = 15;
+const CONJUNCTION: u16 = 34;
+const CONNTRACK: u16 = 35;
+const CONTROLLER2: u16 = 37;
+/// Properties of the last.
+const ASK_USERDATA: u16 = 3;
+const ASK_PAUSE: u16 = 4;
 const LEARN2: u16 = 45;
 /// In the 16-bit port of an extension: where the frame came in.
 const SAME_PORT: u16 = 0xfff8;
-
-/// Learning where a MAC is: a flow about frames for the source of this one (ovs-actions(7), `learn`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Learn {
-    /// The table that it is added to.
-    pub table: u8,
-    /// Its priority there.
-    pub priority: u16,
-    /// Its cookie, by which it can be removed.
-    pub cookie: u64,
-    /// How long it stays after the last frame from there, in seconds.
-    pub idle: u16,
-    /// The register that it puts the port into.
-    pub reg: u8,
-    /// How many there may be with this cookie.
-    pub limit: u32,
-}
 
 /// Actions in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,30 +96,53 @@ impl Actions {
         self.nicira(RESUBMIT_TABLE, &body)
     }
 
-    /// Learns that its source is where it came from.
+    /// Gives bits of a field a value: those of the mask.
+    pub fn set_masked(self, field: Field, value: &[u8], mask: &[u8]) -> Self {
+        let body = [&field.header(true)[..], value, mask].concat();
+        self.add(SET_FIELD, &body)
+    }
+
+    /// Drops it if there are more of these than a meter allows ([`super::Meter`]). Nothing may stand before it.
+    pub fn meter(self, id: u32) -> Self {
+        self.add(METER, &id.to_be_bytes())
+    }
+
+    /// Is one part of a condition of several, from 0: each of them holds where one of its flows matches. The flow that matches
+    /// the number of the whole says what is done then. With nothing else.
+    pub fn part_of(self, conjunction: u32, part: u8, of: u8) -> Self {
+        let body = [&[part, of][..], &conjunction.to_be_bytes()].concat();
+        self.nicira(CONJUNCTION, &body)
+    }
+
+    /// Shows an IP packet to the connection tracker, in the zone that 16 bits of a register say (from bit `shift`), and goes on with it in
+    /// a table. With `keep`, what it opens is kept from then on, with the mark that a register holds.
+    pub fn track(self, zone: (u8, u16), table: u8, keep: Option<u8>) -> Self {
+        let (reg, shift) = zone;
+        let mut b = u16::from(keep.is_some()).to_be_bytes().to_vec();
+        b.extend(field::reg(reg).header(false));
+        b.extend((shift << 6 | 15).to_be_bytes());
+        b.extend([table, 0, 0, 0, 0, 0]);
+        let marks = keep.map(|mark| Self::none().copy(field::reg(mark), field::CT_MARK));
+        b.extend(marks.unwrap_or_default().0);
+        self.nicira(CONNTRACK, &b)
+    }
+
+    /// Asks a program about it, with these words ([`super::Paused`]), and goes on when it says so.
+    pub fn ask(self, said: &[u8]) -> Self {
+        let mut b = vec![0; 6];
+        let mut property = |kind: u16, value: &[u8]| {
+            b.extend(kind.to_be_bytes());
+            b.extend(u16::try_from(4 + value.len()).unwrap_or(u16::MAX).to_be_bytes());
+            b.extend_from_slice(value);
+            b.resize(6 + (b.len() - 6).next_multiple_of(8), 0);
+        };
+        property(ASK_USERDATA, said);
+        property(ASK_PAUSE, &[]);
+        self.nicira(CONTROLLER2, &b)
+    }
+
+    /// Makes a flow of what this one is.
     pub fn learn(self, learn: &Learn) -> Self {
-        let mut b = learn.idle.to_be_bytes().to_vec();
-        b.extend([0; 2]);
-        b.extend(learn.priority.to_be_bytes());
-        b.extend(learn.cookie.to_be_bytes());
-        b.extend([0; 2]);
-        b.extend([learn.table, 0]);
-        b.extend([0; 4]);
-        b.extend(learn.limit.to_be_bytes());
-        b.extend([0; 4]);
-        // «Match» the destination with what is now the source: bits 12-11 say match, bit 13 that the source is a field.
-        b.extend(48u16.to_be_bytes());
-        b.extend(field::ETH_SRC.header(false));
-        b.extend([0; 2]);
-        b.extend(field::ETH_DST.header(false));
-        b.extend([0; 2]);
-        // «Load» the port that it came in by into the register.
-        let load: u16 = 1 << 11 | 32;
-        b.extend(load.to_be_bytes());
-        b.extend(field::IN_PORT.header(false));
-        b.extend([0; 2]);
-        b.extend(field::reg(learn.reg).header(false));
-        b.extend([0; 2]);
-        self.nicira(LEARN2, &b)
+        self.nicira(LEARN2, &learn.body())
     }
 }

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::flow::{self, Flow};
 use super::group::{self, Bucket, Group};
+use super::meter::{self, Meter};
 use super::read::{self, Seen};
-use super::{HEADER, VERSION, kind, message};
+use super::{HEADER, NICIRA, VERSION, kind, message};
 use crate::error::{Error, Result};
 
 /// A change of a bridge's flows or groups.
@@ -83,10 +84,11 @@ pub struct Bridge {
     xid: u32,
 }
 
-struct Heard {
-    kind: u8,
-    xid: u32,
-    body: Vec<u8>,
+/// A message that was received.
+pub(super) struct Heard {
+    pub(super) kind: u8,
+    pub(super) xid: u32,
+    pub(super) body: Vec<u8>,
 }
 
 impl Bridge {
@@ -146,28 +148,79 @@ impl Bridge {
         let last = self.xid;
         bytes.extend(message(kind::BUNDLE_CONTROL, last, &control(COMMIT)));
         self.send(&bytes)?;
+        self.done(open, last, kind::BUNDLE_CONTROL, "a bundle of flows")
+    }
+
+    /// Makes the connection tracker of the bridge's data path forget everything in these zones.
+    ///
+    /// # Errors
+    /// When it refuses, or cannot be asked.
+    pub fn forget_zones(&mut self, zones: &[u16]) -> Result<()> {
+        // `NXT_CT_FLUSH_ZONE`.
+        let flush =
+            |zone: &u16| [&NICIRA.to_be_bytes()[..], &29u32.to_be_bytes(), &[0; 6], &zone.to_be_bytes()].concat();
+        self.tell(zones.iter().map(|zone| (kind::EXPERIMENTER, flush(zone))).collect())
+    }
+
+    /// Makes these meters, in place of those with their numbers.
+    ///
+    /// # Errors
+    /// When it refuses, or cannot be asked.
+    pub fn set_meters(&mut self, meters: &[Meter]) -> Result<()> {
+        let anew = |m: &Meter| [(kind::METER_MOD, meter::delete(m.id)), (kind::METER_MOD, m.body())];
+        self.tell(meters.iter().flat_map(anew).collect())
+    }
+
+    /// Says messages that have no answer, and waits until they are done.
+    fn tell(&mut self, messages: Vec<(u8, Vec<u8>)>) -> Result<()> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let told = self.told(messages);
+        if told.is_err() {
+            self.stream = None;
+        }
+        told
+    }
+
+    fn told(&mut self, messages: Vec<(u8, Vec<u8>)>) -> Result<()> {
+        self.connect()?;
+        let first = self.xid + 1;
+        let mut bytes = Vec::new();
+        for (kind, body) in messages.into_iter().chain([(kind::BARRIER_REQUEST, vec![])]) {
+            self.xid += 1;
+            bytes.extend(message(kind, self.xid, &body));
+        }
+        let last = self.xid;
+        self.send(&bytes)?;
+        self.done(first, last, kind::BARRIER_REPLY, "zones or meters")
+    }
+
+    /// Waits until the last of some messages is answered, or any of them is refused.
+    fn done(&mut self, first: u32, last: u32, by: u8, what: &'static str) -> Result<()> {
         let until = Instant::now() + self.timeout;
         loop {
-            let heard = self.receive(until, "a bundle of flows")?;
+            let heard = self.receive(until, what)?;
             match heard.kind {
-                kind::ERROR if (open..=last).contains(&heard.xid) => {
+                kind::ERROR if (first..=last).contains(&heard.xid) => {
                     let code = |at: usize| heard.body.get(at..at + 2).map_or(0, |b| u16::from_be_bytes([b[0], b[1]]));
                     return Err(Error::Flow { bridge: self.name.clone(), kind: code(0), code: code(2) });
                 }
-                kind::BUNDLE_CONTROL if heard.xid == last => return Ok(()),
+                kind if kind == by && heard.xid == last => return Ok(()),
                 _ => {}
             }
         }
     }
 
-    /// The flows that the bridge has.
+    /// The flows that the bridge has, or those of one table.
     ///
     /// # Errors
     /// When it cannot be asked.
-    pub fn flows(&mut self) -> Result<Vec<Seen>> {
+    pub fn flows(&mut self, table: Option<u8>) -> Result<Vec<Seen>> {
         let any = u32::MAX.to_be_bytes();
-        // Any table, port, group and cookie; an empty match.
-        let body = [&[u8::MAX, 0, 0, 0][..], &any, &any, &[0; 4], &[0; 16], &[0, 1, 0, 4, 0, 0, 0, 0]].concat();
+        // Any port, group and cookie; an empty match.
+        let body = [&[table.unwrap_or(u8::MAX), 0, 0, 0][..], &any, &any, &[0; 4], &[0; 16], &[0, 1, 0, 4, 0, 0, 0, 0]]
+            .concat();
         let parts = self.multipart(FLOW_DESC, &body)?;
         let all: Option<Vec<Vec<Seen>>> = parts.iter().map(|p| read::flows(p)).collect();
         all.map(|all| all.concat()).ok_or_else(|| Error::nonsense(&self.path, "flows that make no sense"))
@@ -273,7 +326,7 @@ impl Bridge {
 }
 
 /// Reads one message.
-fn next(stream: &mut UnixStream, until: Instant) -> std::io::Result<Heard> {
+pub(super) fn next(stream: &mut UnixStream, until: Instant) -> std::io::Result<Heard> {
     let mut read = |bytes: &mut [u8]| {
         let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         stream.set_read_timeout(Some(left))?;
@@ -306,7 +359,7 @@ mod tests {
                 let _ = stream.write_all(&bytes);
             });
             let mut bridge = Bridge::new(dir.path(), "br", Duration::from_millis(50));
-            let _ = bridge.flows();
+            let _ = bridge.flows(None);
             thread.join().unwrap();
         }
     }

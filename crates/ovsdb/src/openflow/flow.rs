@@ -24,6 +24,8 @@ pub struct Flow {
     pub metadata: u64,
     /// The table that is next; none ends it.
     pub goto: Option<u8>,
+    /// How long it stays, in seconds; 0 for ever.
+    pub lasts: u16,
 }
 
 /// What a flow mod does (`OFPFC_…`).
@@ -53,6 +55,11 @@ impl Flow {
     /// The same with a table that is next.
     pub fn then(self, table: u8) -> Self {
         Self { goto: Some(table), ..self }
+    }
+
+    /// The same for so many seconds.
+    pub fn lasts(self, seconds: u16) -> Self {
+        Self { lasts: seconds, ..self }
     }
 
     fn instructions(&self) -> Vec<u8> {
@@ -93,20 +100,19 @@ impl Flow {
             Command::Delete | Command::DeleteStrict => (self.cookie(), vec![]),
         };
         let mask = if matches!(command, Command::Add) { 0 } else { u64::MAX };
-        body(command, self.table, self.priority, (cookie, mask), &self.matching, &instructions)
+        body(command, (self.table, self.priority, self.lasts), (cookie, mask), &self.matching, &instructions)
     }
 }
 
 /// Removes flows of a table by their cookie, or all of them.
 pub(super) fn forget(table: u8, cookie: Option<u64>) -> Vec<u8> {
     let cookie = cookie.map_or((0, 0), |c| (c, u64::MAX));
-    body(Command::Delete, table, 0, cookie, &Match::any(), &[])
+    body(Command::Delete, (table, 0, 0), cookie, &Match::any(), &[])
 }
 
 fn body(
     command: Command,
-    table: u8,
-    priority: u16,
+    (table, priority, lasts): (u8, u16, u16),
     cookie: (u64, u64),
     matching: &Match,
     instructions: &[u8],
@@ -114,8 +120,9 @@ fn body(
     let mut b = cookie.0.to_be_bytes().to_vec();
     b.extend(cookie.1.to_be_bytes());
     b.extend([table, command as u8]);
-    // No timeouts.
-    b.extend([0; 4]);
+    // Whether it is used or not.
+    b.extend([0; 2]);
+    b.extend(lasts.to_be_bytes());
     b.extend(priority.to_be_bytes());
     b.extend(ANY.to_be_bytes());
     b.extend(ANY.to_be_bytes());

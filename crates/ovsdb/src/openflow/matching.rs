@@ -62,12 +62,69 @@ pub mod field {
     /// Target address of neighbour discovery.
     pub const ND_TARGET: Field = basic(31, 16);
     /// Whether an IP packet is a fragment: 1, and 2 with it if it is not the first (`nw_frag`).
-    pub const IP_FRAG: Field = Field { class: 1, number: 26, length: 1 };
+    pub const IP_FRAG: Field = nicira(26, 1);
+    /// Time to live, or hop limit.
+    pub const IP_TTL: Field = nicira(29, 1);
+    /// TCP's flags (RFC 9293 section 3.1).
+    pub const TCP_FLAGS: Field = basic(42, 2);
+    /// TCP source port.
+    pub const TCP_SRC: Field = basic(13, 2);
+    /// SCTP source port.
+    pub const SCTP_SRC: Field = basic(17, 2);
+    /// SCTP destination port.
+    pub const SCTP_DST: Field = basic(18, 2);
+    /// ICMP type.
+    pub const ICMP_TYPE: Field = basic(19, 1);
+    /// ICMP code.
+    pub const ICMP_CODE: Field = basic(20, 1);
+    /// ICMPv6 code.
+    pub const ICMPV6_CODE: Field = basic(30, 1);
+    /// The number of a conjunction all of whose parts match.
+    pub const CONJUNCTION: Field = nicira(37, 4);
+    /// What the connection tracker says of a packet that it was shown ([`super::ct`]).
+    pub const CT_STATE: Field = nicira(105, 4);
+    /// The mark of its connection.
+    pub const CT_MARK: Field = nicira(107, 4);
+    /// IP protocol of the packet that opened its connection; so the next ones.
+    pub const CT_PROTO: Field = nicira(119, 1);
+    /// IPv4 source.
+    pub const CT_IPV4_SRC: Field = nicira(120, 4);
+    /// IPv4 destination.
+    pub const CT_IPV4_DST: Field = nicira(121, 4);
+    /// IPv6 source.
+    pub const CT_IPV6_SRC: Field = nicira(122, 16);
+    /// IPv6 destination.
+    pub const CT_IPV6_DST: Field = nicira(123, 16);
+    /// Source port, or ICMP type.
+    pub const CT_TP_SRC: Field = nicira(124, 2);
+    /// Destination port, or ICMP code.
+    pub const CT_TP_DST: Field = nicira(125, 2);
+
+    const fn nicira(number: u8, length: u8) -> Field {
+        Field { class: 1, number, length }
+    }
 
     /// A register of 32 bits, from 0 to 15.
     pub const fn reg(number: u8) -> Field {
-        Field { class: 1, number, length: 4 }
+        nicira(number, 4)
     }
+
+    /// Four registers together, the lowest first: from 0 to 3.
+    pub const fn wide(number: u8) -> Field {
+        nicira(111 + number, 16)
+    }
+}
+
+/// What the connection tracker says of a packet (ovs-fields(7), `ct_state`).
+pub mod ct {
+    /// It opens a connection.
+    pub const NEW: u32 = 1;
+    /// It belongs to a connection that was let in.
+    pub const ESTABLISHED: u32 = 2;
+    /// It makes no sense to the tracker.
+    pub const INVALID: u32 = 16;
+    /// It was shown to the tracker.
+    pub const TRACKED: u32 = 32;
 }
 
 impl Field {
@@ -95,23 +152,26 @@ impl Match {
         Self::default()
     }
 
-    fn with(mut self, field: Field, value: &[u8]) -> Self {
+    fn with(self, field: Field, value: &[u8]) -> Self {
         debug_assert_eq!(value.len(), usize::from(field.length), "{field:?}");
-        self.0.extend(field.header(false));
-        self.0.extend_from_slice(value);
+        self.and([&field.header(false)[..], value].concat())
+    }
+
+    /// Adds a field; what was said before is not said again.
+    fn and(mut self, one: Vec<u8>) -> Self {
+        if !self.fields().contains(&one.as_slice()) {
+            self.0.extend(one);
+        }
         self
     }
 
     /// A mask of all bits is none: so bridges say it, too.
-    fn masked(mut self, field: Field, value: &[u8], mask: &[u8]) -> Self {
+    fn masked(self, field: Field, value: &[u8], mask: &[u8]) -> Self {
         if mask.iter().all(|b| *b == u8::MAX) {
             return self.with(field, value);
         }
         debug_assert_eq!((value.len(), mask.len()), (field.length.into(), field.length.into()), "{field:?}");
-        self.0.extend(field.header(true));
-        self.0.extend_from_slice(value);
-        self.0.extend_from_slice(mask);
-        self
+        self.and([&field.header(true)[..], value, mask].concat())
     }
 
     /// Frames that came in by a port.
@@ -129,7 +189,54 @@ impl Match {
         // Half of a packet register (section 7.2.3.10, «xreg» of ovs-fields(7)): so bridges say it, too.
         let half = |value: u32| if number.is_multiple_of(2) { u64::from(value) << 32 } else { u64::from(value) };
         let whole = Field { class: 0x8001, number: number / 2, length: 8 };
-        self.masked(whole, &half(bits).to_be_bytes(), &half(mask).to_be_bytes())
+        let (rest, bits_there, mask_there) = self.without(whole);
+        let (bits, mask) = (bits_there | half(bits & mask), mask_there | half(mask));
+        rest.masked(whole, &bits.to_be_bytes(), &mask.to_be_bytes())
+    }
+
+    /// The same without a field of 64 bits, with its value and its mask.
+    fn without(self, field: Field) -> (Self, u64, u64) {
+        let (mut rest, mut value, mut mask) = (Vec::new(), 0, 0);
+        for one in self.fields() {
+            if one[..3] != field.header(false)[..3] && one[..3] != field.header(true)[..3] {
+                rest.extend_from_slice(one);
+                continue;
+            }
+            let number = |at: usize| one.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes);
+            value = number(4).unwrap_or_default();
+            mask = number(12).unwrap_or(u64::MAX);
+        }
+        (Self(rest), value, mask)
+    }
+
+    /// Its fields one by one, without what is none.
+    fn fields(&self) -> Vec<&[u8]> {
+        let mut all = Vec::new();
+        let mut rest = self.0.as_slice();
+        while let Some((head, after)) = rest.split_at_checked(4) {
+            let Some((_, next)) = after.split_at_checked(head[3].into()) else { break };
+            all.push(&rest[..4 + usize::from(head[3])]);
+            rest = next;
+        }
+        all
+    }
+
+    /// Frames whose field has this value. What it needs before it is said by the caller.
+    pub fn is(self, field: Field, value: &[u8]) -> Self {
+        self.with(field, value)
+    }
+
+    /// Frames whose field has these bits, among those of the mask; no bits at all are said by saying nothing.
+    pub fn is_masked(self, field: Field, value: &[u8], mask: &[u8]) -> Self {
+        match mask.iter().all(|b| *b == 0) {
+            true => self,
+            false => self.masked(field, value, mask),
+        }
+    }
+
+    /// Packets of which the connection tracker says these things, among those asked about ([`ct`]).
+    pub fn tracked(self, bits: u32, mask: u32) -> Self {
+        self.masked(field::CT_STATE, &bits.to_be_bytes(), &mask.to_be_bytes())
     }
 
     /// Frames for a MAC.
@@ -232,9 +339,11 @@ impl Match {
         self.protocol(58).with(field::ICMPV6_TYPE, &[kind])
     }
 
-    /// Neighbour discovery about an address, after [`Match::icmpv6`] 135 or 136.
+    /// Neighbour discovery about an address, after [`Match::icmpv6`] 135 or 136. It has code 0 (RFC 4861 section 4.3); where that is
+    /// not said, ovs-vswitchd does not tell the kernel's data path of the address (`odp_flow_key_from_mask`), which then
+    /// takes one address for another.
     pub fn nd_target(self, ip: Ipv6Addr) -> Self {
-        self.with(field::ND_TARGET, &ip.octets())
+        self.with(field::ICMPV6_CODE, &[0]).with(field::ND_TARGET, &ip.octets())
     }
 
     /// ARP of an operation: 1 asks, 2 answers.
@@ -268,16 +377,11 @@ impl Match {
 
     /// The same with fields in one order, whichever they were said in.
     pub(super) fn sorted(&self) -> Self {
-        let mut fields = Vec::new();
-        let mut rest = self.0.as_slice();
-        while let Some((head, after)) = rest.split_at_checked(4) {
-            let Some((_, next)) = after.split_at_checked(head[3].into()) else { break };
-            fields.push(&rest[..4 + usize::from(head[3])]);
-            rest = next;
-        }
+        let mut fields = self.fields();
+        let known: usize = fields.iter().map(|f| f.len()).sum();
         fields.sort_unstable();
         let mut sorted = fields.concat();
-        sorted.extend_from_slice(rest);
+        sorted.extend_from_slice(&self.0[known..]);
         Self(sorted)
     }
 }

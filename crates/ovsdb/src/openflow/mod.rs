@@ -5,14 +5,20 @@ mod action;
 mod bridge;
 mod flow;
 mod group;
+mod learn;
 mod matching;
+mod meter;
+mod paused;
 mod read;
 
-pub use action::{Actions, Learn};
+pub use action::Actions;
 pub use bridge::{Bridge, Change};
 pub use flow::Flow;
 pub use group::{Bucket, Group};
-pub use matching::{Field, Mac, Match, field};
+pub use learn::{Learn, Part};
+pub use matching::{Field, Mac, Match, ct, field};
+pub use meter::Meter;
+pub use paused::{Closer, Held, Paused};
 pub use read::Seen;
 
 /// The bridge's own port (`OFPP_LOCAL`).
@@ -23,6 +29,8 @@ pub const IN_PORT: u32 = 0xffff_fff8;
 /// The wire protocol's number of version 1.5.
 const VERSION: u8 = 6;
 const HEADER: usize = 8;
+/// Nicira's number, whose extensions are Open vSwitch's.
+const NICIRA: u32 = 0x2320;
 
 /// Kinds of messages (`OFPT_…`).
 mod kind {
@@ -30,10 +38,15 @@ mod kind {
     pub(super) const ERROR: u8 = 1;
     pub(super) const ECHO_REQUEST: u8 = 2;
     pub(super) const ECHO_REPLY: u8 = 3;
+    pub(super) const EXPERIMENTER: u8 = 4;
+    pub(super) const SET_CONFIG: u8 = 9;
     pub(super) const FLOW_MOD: u8 = 14;
     pub(super) const GROUP_MOD: u8 = 15;
     pub(super) const MULTIPART_REQUEST: u8 = 18;
     pub(super) const MULTIPART_REPLY: u8 = 19;
+    pub(super) const BARRIER_REQUEST: u8 = 20;
+    pub(super) const BARRIER_REPLY: u8 = 21;
+    pub(super) const METER_MOD: u8 = 29;
     pub(super) const BUNDLE_CONTROL: u8 = 33;
     pub(super) const BUNDLE_ADD: u8 = 34;
 }

@@ -2,11 +2,11 @@
 
 use multihome_ovsdb::openflow::{Actions, Flow, Match};
 
-use super::{IN, LEARN, Piece};
+use super::{IN, LEARN, Piece, SAID};
 
 /// The rules of the bridge, whoever is on it.
 pub(super) fn base() -> Vec<Flow> {
-    vec![Flow::new(LEARN, 0, Match::any()).does(Actions::none().normal())]
+    vec![Flow::new(SAID, 0, Match::any()).then(LEARN), Flow::new(LEARN, 0, Match::any()).does(Actions::none().normal())]
 }
 
 /// What comes from a network's bridge.

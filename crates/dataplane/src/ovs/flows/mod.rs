@@ -6,15 +6,18 @@
 mod fabric;
 mod network;
 mod nic;
+mod policy;
+mod rules;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use multihome_model::{MacAddr, VlanId};
-use multihome_ovsdb::openflow::{Flow, Match};
+use multihome_ovsdb::openflow::{Actions, Bucket, Flow, Match, Meter, field};
 use multihome_plan::node::{Flood, Remote};
 
 use super::model::{Fact, Role};
+use super::policy::Bits;
 
 /// Where frames begin: by the port that they came in by.
 pub(super) const IN: u8 = 0;
@@ -34,24 +37,72 @@ const TRIED: u8 = 6;
 pub(super) const ROGUE: u8 = 7;
 /// What is dropped and counted by NIC.
 pub(super) const REFUSE: u8 = 8;
+/// What a NIC says that it may be heard with: its policies come next, if it has any.
+const SAID: u8 = 9;
 /// What comes from an uplink and concerns the node itself.
-const EAR: u8 = 9;
+const EAR: u8 = 10;
 /// Where MACs are learned, and on fabrics' bridges the way out.
-const LEARN: u8 = 10;
+const LEARN: u8 = 11;
 /// Where it goes, by its destination.
-const SORT: u8 = 11;
+const SORT: u8 = 12;
 /// What was learned.
-pub(super) const LEARNED: u8 = 12;
+const LEARNED: u8 = 13;
 /// Whether anything was.
-const KNOWN: u8 = 13;
+const KNOWN: u8 = 14;
 /// What the port that it goes to may hear.
-const TO: u8 = 14;
+const TO: u8 = 15;
 /// What an uplink may carry away.
-const UPLINK: u8 = 15;
+const UPLINK: u8 = 16;
 /// To everybody.
-const FLOOD: u8 = 16;
+const FLOOD: u8 = 17;
+/// What a NIC is to hear: its policies come next, if it has any.
+const HEARS: u8 = 18;
 /// Out of one port.
-const OUT: u8 = 17;
+const OUT: u8 = 19;
+
+/// Policies: what rules are asked about at all.
+const CLASS: u8 = 20;
+/// Whether the connection tracker knows it.
+const TRACK: u8 = 21;
+/// Conversations that the tracker knows nothing of, as they were learned.
+const STATE: u8 = 22;
+/// Whether any was.
+const STATED: u8 = 23;
+/// What belongs to nothing.
+const NEW: u8 = 24;
+/// NICs whose connections may be older than their rules.
+const FRESH: u8 = 25;
+/// TCP that belongs to nothing and opens nothing.
+const ASTRAY: u8 = 26;
+/// Which groups the other end is in.
+const MEMBERS: u8 = 27;
+/// Rules, asked about what opened a conversation.
+const RULES: u8 = 28;
+/// Rules, asked about the packet itself.
+const PLAIN: u8 = 29;
+/// What each rule decided, counted.
+const COUNT: u8 = 30;
+/// What follows from it.
+const VERDICT: u8 = 31;
+/// Rules, asked about an answer of a connection that is older than they are.
+const PICK: u8 = 32;
+/// What was allowed is remembered.
+const KEEP: u8 = 33;
+/// Whether it could be.
+const KEPT: u8 = 34;
+/// On its way again.
+const PASS: u8 = 35;
+
+/// A flow that no frame comes to.
+pub(super) fn nudge() -> Flow {
+    Flow::new(253, 0, Match::any())
+}
+
+/// What a strict NIC asks DHCP servers of others.
+const ASKS: u8 = 36;
+
+/// The tables whose flows come and go by themselves.
+pub(super) const OWN: [u8; 3] = [LEARNED, STATE, FRESH];
 
 /// The group of all ports but the uplink.
 const ALL: u32 = 1;
@@ -93,10 +144,25 @@ pub(super) struct Piece {
     pub(super) port: Option<u32>,
     /// Whether its port teaches the bridge addresses.
     pub(super) learns: bool,
+    /// How often the rules of its NIC were changed, if it has some.
+    pub(super) epoch: Option<u32>,
+    /// How much its flows let pass of what is counted, if they do.
+    pub(super) meter: Option<Meter>,
+}
+
+impl Piece {
+    /// What a group does with a copy for its port: one for a NIC with rules goes by them.
+    pub(super) fn bucket(&self, port: u32) -> Bucket {
+        let actions = match self.epoch {
+            None => Actions::none().output(port),
+            Some(_) => Actions::none().set(field::reg(PORT), &port.to_be_bytes()).resubmit(HEARS),
+        };
+        Bucket { id: port, actions }
+    }
 }
 
 /// The cookie of what was learned from a port. The topmost bit sets it apart from ours.
-pub(super) fn learned(port: u32) -> u64 {
+fn learned(port: u32) -> u64 {
     1 << 63 | u64::from(port)
 }
 
@@ -115,7 +181,10 @@ pub(super) struct Way<'a> {
 pub(super) fn base(role: &Role, uplink: Option<Way<'_>>) -> Piece {
     let mut flows = nic::base();
     match role {
-        Role::Network(_) => flows.extend(network::base(uplink)),
+        Role::Network(_) => {
+            flows.extend(network::base(uplink));
+            flows.extend(policy::base());
+        }
         Role::Fabric(_) | Role::Device => flows.extend(fabric::base()),
     }
     Piece { flows, ..Piece::default() }
@@ -125,7 +194,7 @@ pub(super) fn base(role: &Role, uplink: Option<Way<'_>>) -> Piece {
 pub(super) fn port(role: &Role, number: u32, fact: &Fact) -> Piece {
     let sorts = !matches!(role, Role::Network(_));
     let piece = match fact {
-        Fact::Nic { port: Some(facts), .. } => nic::port(number, facts, sorts),
+        Fact::Nic { port: Some(facts), policed, .. } => nic::port(number, facts, policed.as_ref(), sorts),
         // Of whom nothing is known nothing is heard.
         Fact::Nic { port: None, .. } => Piece::default(),
         Fact::Fixed { mac, gateway } => network::fixed(number, *mac, *gateway),
@@ -135,6 +204,16 @@ pub(super) fn port(role: &Role, number: u32, fact: &Fact) -> Piece {
         Fact::Device(vlans) => fabric::device(number, vlans.as_ref().and_then(|v| v.native).map(VlanId::get)),
     };
     Piece { port: Some(number), ..piece }
+}
+
+/// The flows of an address that is in groups.
+pub(super) fn member(address: IpAddr, groups: &Bits) -> Piece {
+    Piece { flows: policy::member(address, groups), ..Piece::default() }
+}
+
+/// Everything that a bridge made by itself for a NIC, by its port: table and cookie.
+pub(super) fn conversations(number: u32) -> (u8, u64) {
+    (STATE, policy::conversations(number))
 }
 
 /// What a NIC of another node has.
@@ -157,7 +236,16 @@ fn speaks6() -> [Match; 3] {
     ]
 }
 
-pub(super) use nic::{refused, rogues};
+/// The cookie and table of the addresses that were learned from a port.
+pub(super) fn addresses(number: u32) -> (u8, u64) {
+    (LEARNED, learned(number))
+}
+
+pub(super) use nic::{asks, refused, rogues};
+pub(super) use policy::{counter, young};
+
+/// The table of what rules decided.
+pub(super) const COUNTED: u8 = COUNT;
 
 /// The flows that count for a NIC.
 pub(super) fn counters(port: u32) -> Vec<Flow> {

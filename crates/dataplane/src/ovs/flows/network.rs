@@ -13,6 +13,8 @@ use super::{
 
 /// How many addresses are learned from an uplink.
 const ADDRESSES: u32 = 65_536;
+/// EtherType of reverse ARP (RFC 903).
+const REVERSE_ARP: u16 = 0x8035;
 /// A bit that only addresses of several have (IEEE 802).
 const MULTICAST: [u8; 6] = [1, 0, 0, 0, 0, 0];
 /// What no bridge forwards (IEEE 802.1Q table 8-1).
@@ -37,7 +39,8 @@ pub(super) fn base(uplink: Option<Way<'_>>) -> Vec<Flow> {
     let (prober, mask) = probers();
     let flood = |group| Actions::none().group(group).resubmit(UPLINK);
     let mut flows = vec![
-        // What the node says on the uplink by the bridge's own port: nothing but probes.
+        // What the node says on the uplink by the bridge's own port: nothing but probes, and that a NIC is here now.
+        Flow::new(IN, 10, Match::any().in_port(LOCAL).eth_type(REVERSE_ARP)).then(UPLINK),
         Flow::new(IN, 10, Match::any().in_port(LOCAL).from_masked(prober, mask)).then(UPLINK),
         Flow::new(IN, 10, Match::any().in_port(LOCAL).eth_type(PROBES)).then(UPLINK),
         // No network knows of tags, and nobody is a group.

@@ -2,12 +2,13 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use multihome_ovsdb::openflow::{Actions, Flow, Learn, Match, field};
+use multihome_ovsdb::openflow::{Actions, Flow, Learn, Match, Meter, field};
 use multihome_plan::node::{Port, Security, Service};
 
+use super::super::policy::Policed;
 use super::{
-    ADVERTISED, ALL, CLOSED, CLOSED4, CLOSED6, GUEST, IN, LEARN, LEARNED, MAC, OPEN4, OPEN6, OUT, PORT, Piece, REFUSE,
-    ROGUE, SORT, SOURCE6, STRICT, TO, TRIED, UNKNOWN, learned, mark,
+    ADVERTISED, ALL, ASKS, CLOSED, CLOSED4, CLOSED6, GUEST, HEARS, IN, LEARN, LEARNED, MAC, OPEN4, OPEN6, OUT, PORT,
+    Piece, REFUSE, ROGUE, SAID, SORT, SOURCE6, STRICT, TO, TRIED, UNKNOWN, learned, mark,
 };
 use crate::kernel::Rogue;
 
@@ -58,7 +59,7 @@ fn guest() -> Vec<Flow> {
         drop(70, marked(mark::SERVED4).ipv4().protocol(17).udp_dst(67)),
         drop(70, marked(mark::SERVED6).ipv6().protocol(17).udp_dst(547)),
         drop(70, marked(mark::SERVED6).ipv6().icmpv6(133)),
-        Flow::new(GUEST, 60, marked(mark::PROMISCUOUS)).then(LEARN),
+        Flow::new(GUEST, 60, marked(mark::PROMISCUOUS)).then(SAID),
         Flow::new(GUEST, 0, Match::any()).then(MAC),
         Flow::new(MAC, 0, Match::any()).then(REFUSE),
     ];
@@ -83,13 +84,14 @@ fn strict() -> Vec<Flow> {
         rogue(Rogue::Dhcp6, udp6().udp_src(547)),
         rogue(Rogue::Dhcp6, udp6().udp_dst(546)),
         to(100, icmpv6(137), REFUSE),
-        to(90, udp4().ipv4_src(Ipv4Addr::UNSPECIFIED).udp_src(68).udp_dst(67), LEARN),
+        to(95, udp4().udp_dst(67), ASKS),
         to(90, icmpv6(136), ADVERTISED),
         to(80, icmpv6(135).ipv6_src(nobody), TRIED),
     ];
     // Router solicitations and reports of multicast listeners (RFC 4861 section 4.1, RFC 2710, RFC 3810).
-    flows.extend([133, 131, 143].map(|kind| to(80, icmpv6(kind).ipv6_src(nobody), LEARN)));
+    flows.extend([133, 131, 143].map(|kind| to(80, icmpv6(kind).ipv6_src(nobody), SAID)));
     flows.extend([STRICT, ADVERTISED, SOURCE6, TRIED, ROGUE].map(|t| Flow::new(t, 0, Match::any()).then(REFUSE)));
+    flows.push(Flow::new(ASKS, 0, Match::any()).does(Actions::none().resubmit(REFUSE)));
     flows
 }
 
@@ -106,7 +108,7 @@ pub(in crate::ovs) fn rogues(port: u32) -> [(Rogue, Flow); 3] {
 
 /// The flow by which a bridge learns who is behind a port.
 pub(super) fn learns(port: u32, limit: u32) -> Flow {
-    let learn = Learn { table: LEARNED, priority: 1, cookie: learned(port), idle: AGEING, reg: PORT, limit };
+    let learn = Learn::address(LEARNED, learned(port), AGEING, PORT, limit);
     Flow::new(LEARN, 50, Match::any().in_port(port)).does(Actions::none().learn(&learn)).then(SORT)
 }
 
@@ -114,10 +116,11 @@ pub(super) fn learns(port: u32, limit: u32) -> Flow {
 const ADDRESSES: u32 = 1024;
 
 /// What a NIC may send, and what it hears. `sorts` says that its bridge sorts by VLAN, and forwards by itself.
-pub(super) fn port(number: u32, facts: &Port, sorts: bool) -> Piece {
+pub(super) fn port(number: u32, facts: &Port, policed: Option<&Policed>, sorts: bool) -> Piece {
     // Each fact is looked at: one that this engine does not know must not be passed over.
     let Port { dhcp4, dhcp6, security } = facts;
-    let mut piece = Piece::default();
+    let mut piece = Piece { epoch: policed.map(|p| p.epoch), ..Piece::default() };
+    piece.flows.extend(policed.into_iter().flat_map(|p| super::policy::nic(number, p)));
     let trunk = matches!(security, Security::Trunk(_));
     let promiscuous = matches!(security, Security::Promiscuous | Security::Trunk(None));
     let mut marks = 0;
@@ -134,7 +137,7 @@ pub(super) fn port(number: u32, facts: &Port, sorts: bool) -> Piece {
     match security {
         Security::Promiscuous | Security::Trunk(None) => {}
         Security::Trunk(Some(mac)) => {
-            piece.flows.push(Flow::new(MAC, 10, own().from(mac.0)).then(LEARN));
+            piece.flows.push(Flow::new(MAC, 10, own().from(mac.0)).then(SAID));
             piece.flows.push(refused(number));
         }
         Security::Strict { mac, ipv4, ipv6 } => {
@@ -143,16 +146,17 @@ pub(super) fn port(number: u32, facts: &Port, sorts: bool) -> Piece {
             piece.flows.extend(rogues(number).map(|(_, flow)| flow));
             let says = |table, matching, next| Flow::new(table, 50, matching).then(next);
             let arp = || own().arp().arp_sha(mac.0);
-            piece.flows.push(says(STRICT, arp().arp_op(1).arp_spa(Ipv4Addr::UNSPECIFIED), LEARN));
+            piece.flows.push(says(STRICT, arp().arp_op(1).arp_spa(Ipv4Addr::UNSPECIFIED), SAID));
             for ip in ipv4 {
-                piece.flows.push(says(STRICT, arp().arp_spa(*ip), LEARN));
-                piece.flows.push(says(STRICT, own().ipv4().ipv4_src(*ip), LEARN));
+                piece.flows.push(says(STRICT, arp().arp_spa(*ip), SAID));
+                piece.flows.push(says(STRICT, own().ipv4().ipv4_src(*ip), SAID));
             }
+            asking(&mut piece, number, mac.0, facts);
             for ip in ipv6 {
-                piece.flows.push(says(STRICT, own().ipv6().ipv6_src(*ip), LEARN));
-                piece.flows.push(says(SOURCE6, own().ipv6().ipv6_src(*ip), LEARN));
+                piece.flows.push(says(STRICT, own().ipv6().ipv6_src(*ip), SAID));
+                piece.flows.push(says(SOURCE6, own().ipv6().ipv6_src(*ip), SAID));
                 piece.flows.push(says(ADVERTISED, own().ipv6().icmpv6(136).nd_target(*ip), SOURCE6));
-                piece.flows.push(says(TRIED, own().ipv6().icmpv6(135).nd_target(*ip), LEARN));
+                piece.flows.push(says(TRIED, own().ipv6().icmpv6(135).nd_target(*ip), SAID));
             }
         }
     }
@@ -160,6 +164,34 @@ pub(super) fn port(number: u32, facts: &Port, sorts: bool) -> Piece {
         hears(&mut piece, number, facts);
     }
     piece
+}
+
+/// Whether a NIC's requests to DHCPv4 servers of others are looked at one by one.
+pub(in crate::ovs) fn asks(facts: &Port) -> bool {
+    matches!(facts.security, Security::Strict { .. }) && facts.dhcp4 != Service::Served
+}
+
+/// How often a NIC asks servers of others, and how often at once.
+const ASKS_PER_SECOND: u32 = 1;
+const ASKS_AT_ONCE: u32 = 60;
+
+/// What a NIC asks DHCP servers of others: not too often, and by IPv4 for itself alone. Whom a server gives an address to is said in
+/// the request, where flows do not look: so a program is asked ([`super::super::asks`]).
+fn asking(piece: &mut Piece, number: u32, mac: [u8; 6], facts: &Port) {
+    let Security::Strict { ipv4, ipv6, .. } = &facts.security else { return };
+    let own = || Match::any().in_port(number);
+    if asks(facts) {
+        let asks = |m: Match| m.protocol(17).udp_dst(67);
+        let nobody = asks(own().ipv4().ipv4_src(Ipv4Addr::UNSPECIFIED)).udp_src(68);
+        let all = ipv4.iter().map(|ip| asks(own().ipv4().ipv4_src(*ip))).chain([nobody]);
+        let does = || Actions::none().meter(number).ask(&mac).resubmit(SAID);
+        piece.flows.extend(all.map(|m| Flow::new(ASKS, 50, m).does(does())));
+    }
+    if facts.dhcp6 != Service::Served {
+        let all = ipv6.iter().map(|ip| own().ipv6().ipv6_src(*ip).protocol(17).udp_dst(547));
+        piece.flows.extend(all.map(|m| Flow::new(STRICT, 60, m).does(Actions::none().meter(number)).then(SAID)));
+    }
+    piece.meter = Some(Meter { id: number, rate: ASKS_PER_SECOND, burst: ASKS_AT_ONCE });
 }
 
 /// What a NIC on a network's bridge hears.
@@ -172,8 +204,9 @@ fn hears(piece: &mut Piece, number: u32, facts: &Port) {
             Service::Served | Service::Guarded => closed |= bit,
         }
     }
+    let out = if piece.epoch.is_some() { HEARS } else { OUT };
     let to = Actions::none().set(field::reg(CLOSED), &u32::to_be_bytes(closed));
-    piece.flows.push(Flow::new(TO, 10, Match::any().reg(PORT, number, u32::MAX)).does(to).then(OUT));
+    piece.flows.push(Flow::new(TO, 10, Match::any().reg(PORT, number, u32::MAX)).does(to).then(out));
     match facts.security {
         // It has one known address, and is not shown what is meant for others.
         Security::Strict { mac, .. } => piece.flows.push(super::network::lives(mac, number)),
