@@ -5,9 +5,14 @@
 
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::link::check_name;
+
+/// How often a device that is open is tried again, and how long apart.
+const TRIES: u32 = 50;
+const BETWEEN: Duration = Duration::from_millis(10);
 
 const IFF_TAP: i16 = 0x0002;
 const IFF_MULTI_QUEUE: i16 = 0x0100;
@@ -79,7 +84,9 @@ impl Tap<'_> {
         self.ioctl("make persistent tap", &fd, TUNSETPERSIST, 1)
     }
 
-    /// Opens one more descriptor (one queue) of a device that is there. It is in blocking mode.
+    /// Opens one more descriptor (one queue) of a device that is there. It is in blocking mode. A device that was open a moment ago may
+    /// still be held by a program that another thread is starting, until that has let go of what is not its own: up to half a
+    /// second is waited for it.
     ///
     /// # Errors
     /// `EBUSY` if a device of one queue is open already; [`Error::is_missing`] if there is none.
@@ -89,6 +96,12 @@ impl Tap<'_> {
         // SAFETY: name is NUL-terminated and outlives the call.
         if unsafe { libc::if_nametoindex(name.as_ptr()) } == 0 {
             return Err(Error::kernel("open tap", self.name, libc::ENODEV));
+        }
+        for _ in 0..TRIES {
+            match self.attach("open tap", 0) {
+                Err(e) if e.is_busy() => std::thread::sleep(BETWEEN),
+                other => return other,
+            }
         }
         self.attach("open tap", 0)
     }

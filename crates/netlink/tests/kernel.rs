@@ -337,6 +337,24 @@ fn frame(ethertype: u16, protocol: u8, port: u16) -> Vec<u8> {
 }
 
 #[test]
+fn a_tap_is_opened_as_soon_as_nobody_holds_it() {
+    let Some(netns) = namespace("a_tap_is_opened_as_soon_as_nobody_holds_it") else { return };
+    let open = || {
+        let tap = Tap { name: "tap0", multi_queue: false, vnet_hdr: false };
+        tap.create(None).unwrap();
+        let held = tap.open().unwrap();
+        let holder = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            drop(held);
+        });
+        let opened = tap.open();
+        holder.join().unwrap();
+        opened.map(drop).unwrap();
+    };
+    netns.run(open).unwrap();
+}
+
+#[test]
 fn packet_sockets_see_what_their_filter_lets_through() {
     let test = "packet_sockets_see_what_their_filter_lets_through";
     let Some(netns) = namespace(test) else { return };
