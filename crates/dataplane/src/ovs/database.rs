@@ -204,10 +204,12 @@ impl Database {
 
     /// Takes in what changed.
     fn hear(&mut self, mut updates: BTreeMap<String, Updates>) {
-        for (uuid, row) in updates.remove(INTERFACE).unwrap_or_default() {
-            if let Some(name) = self.names.remove(&uuid) {
-                self.interfaces.remove(&name);
-            }
+        let interfaces = updates.remove(INTERFACE).unwrap_or_default();
+        // First what was: a row that goes and one that comes may have the same name.
+        for name in interfaces.keys().filter_map(|uuid| self.names.remove(uuid)).collect::<Vec<_>>() {
+            self.interfaces.remove(&name);
+        }
+        for (uuid, row) in interfaces {
             let Some(row) = row else { continue };
             let Some(name) = row.text("name") else { continue };
             let port = row.int("ofport").and_then(|n| u32::try_from(n).ok());
