@@ -139,10 +139,7 @@ impl Database {
         let mut rows = || answers.next().map(|d| d.rows).unwrap_or_default();
         let (roots, bridges, ports, interfaces) = (rows(), rows(), rows(), rows());
         self.root = roots.first().and_then(Row::uuid);
-        if self.root.is_none() {
-            let reason = "its database is empty: start ovs-vswitchd, or run ovs-vsctl init".to_owned();
-            return Err(Error::Unsupported { what: "networks by Open vSwitch".into(), reason });
-        }
+        self.root()?;
         let by_uuid =
             |rows: Vec<Row>| -> HashMap<Uuid, Row> { rows.into_iter().filter_map(|r| Some((r.uuid()?, r))).collect() };
         let (ports, interfaces) = (by_uuid(ports), by_uuid(interfaces));
@@ -188,14 +185,22 @@ impl Database {
         self.bridges.contains_key(bridge)
     }
 
-    /// Whether the database has a port as it must be, and ovs-vswitchd could do it. Of a patch port it says that its peer is
-    /// missing, and goes on to, after the peer moved to another bridge; peers are ours, and looked at as such.
+    /// Whether the database has a port as it must be, and ovs-vswitchd could do it.
     pub(super) fn port_is_right(&self, bridge: &IfName, port: &str) -> bool {
-        use multihome_model::names::{PATCH, VLAN};
         let row = self.bridges.get(bridge).and_then(|b| b.ports.get(port));
-        let patch = is_ours(port, VLAN) || is_ours(port, PATCH);
-        let works = |i: &Interface| i.port.is_some() && (patch || i.error.is_none());
-        row.is_some_and(|r| r.right) && self.interface(port).is_some_and(works)
+        row.is_some_and(|r| r.right) && self.why_not(port).is_none()
+    }
+
+    /// Why ovs-vswitchd could not do a port, if so. Of a patch port whose peer has just come it goes on for a while to say that
+    /// there is none; peers are ours, and looked at as such.
+    pub(super) fn why_not(&self, port: &str) -> Option<String> {
+        let interface = self.interface(port);
+        let error = interface.and_then(|i| i.error.clone());
+        match interface.and_then(|i| i.port) {
+            Some(_) if is_patch(port) => None,
+            Some(_) => error,
+            None => Some(error.unwrap_or_else(|| "it gives no reason".to_owned())),
+        }
     }
 
     pub(super) fn interface(&self, name: &str) -> Option<&Interface> {
@@ -231,22 +236,58 @@ impl Database {
     }
 
     /// Makes the database hold what was touched as the model says, in one transaction, and waits until ovs-vswitchd has done it.
+    /// Only patch ports that change bridge are taken off the old one first.
     /// Returns whether there was anything to do.
     pub(super) fn commit(&mut self, model: &Model, groups: &Members, touched: &Touched) -> Result<bool> {
-        let mut t = Changes { transaction: Transaction::new(), made: vec![] };
+        let root = self.root()?;
+        self.part(model, touched)?;
+        let mut t = Changes { transaction: Transaction::new(), made: vec![], root };
         self.compile(model, touched, &mut t);
-        self.compile_groups(groups, touched, &mut t);
-        let root = self.root.clone();
-        let (Some(root), false) = (root, t.transaction.is_empty()) else { return Ok(false) };
-        let root = Where::Is(root);
-        t.transaction.mutate(ROOT, &root, vec![("next_cfg", "+=", json!(1))]);
-        let asked = t.transaction.select(ROOT, &root, &["next_cfg"]);
-        t.transaction.comment("multihome");
-        let done = self.client.transact(&t.transaction)?;
-        let next = done.get(asked).and_then(|d| d.rows.first()).and_then(|r| r.int("next_cfg")).unwrap_or_default();
+        Self::compile_groups(groups, touched, &mut t);
+        if t.transaction.is_empty() {
+            return Ok(false);
+        }
+        let (done, next) = self.transact(&mut t.transaction)?;
         self.remember(model, touched, &t, &done);
         self.wait_for(next)?;
         Ok(true)
+    }
+
+    /// Takes patch ports off the bridges that they leave for others. In one transaction with their coming there, ovs-vswitchd would
+    /// keep the port on the old bridge, too, where no row tells of it, and often carry nothing by either (seen with 3.1.0).
+    fn part(&mut self, model: &Model, touched: &Touched) -> Result<()> {
+        let wanted = |bridge: &IfName, port: &str| model.get(bridge).is_some_and(|b| b.ports.contains_key(port));
+        let comes: BTreeSet<&str> =
+            touched.ports.iter().filter(|(b, p)| is_patch(p) && wanted(b, p)).map(|(_, p)| p.as_str()).collect();
+        let mut leaving = Transaction::new();
+        for (bridge, port) in touched.ports.iter().filter(|(b, p)| comes.contains(p.as_str()) && !wanted(b, p)) {
+            let Some(there) = self.bridges.get_mut(bridge) else { continue };
+            let Some(row) = there.ports.remove(port) else { continue };
+            leaving.mutate("Bridge", &Where::Is(there.uuid.clone()), vec![("ports", "delete", row.uuid.json())]);
+        }
+        if leaving.is_empty() {
+            return Ok(());
+        }
+        let (_, next) = self.transact(&mut leaving)?;
+        self.wait_for(next)
+    }
+
+    /// Sends a transaction; and what to wait for until ovs-vswitchd has done what it says.
+    fn transact(&mut self, transaction: &mut Transaction) -> Result<(Vec<multihome_ovsdb::Done>, i64)> {
+        let root = self.root()?;
+        transaction.mutate(ROOT, &root, vec![("next_cfg", "+=", json!(1))]);
+        let asked = transaction.select(ROOT, &root, &["next_cfg"]);
+        transaction.comment("multihome");
+        let done = self.client.transact(transaction)?;
+        let next = done.get(asked).and_then(|d| d.rows.first()).and_then(|r| r.int("next_cfg")).unwrap_or_default();
+        Ok((done, next))
+    }
+
+    /// The only row of its table, without which nothing can be said.
+    fn root(&self) -> Result<Where> {
+        let reason = "its database is empty: start ovs-vswitchd, or run ovs-vsctl init".to_owned();
+        let empty = Error::Unsupported { what: "networks by Open vSwitch".into(), reason };
+        self.root.clone().map(Where::Is).ok_or(empty)
     }
 
     fn wait_for(&mut self, next: i64) -> Result<()> {
@@ -262,6 +303,12 @@ impl Database {
         }
         Ok(())
     }
+}
+
+/// Whether a port of ours is an end of a pair of patch ports.
+fn is_patch(port: &str) -> bool {
+    use multihome_model::names::{PATCH, VLAN};
+    is_ours(port, VLAN) || is_ours(port, PATCH)
 }
 
 /// A bridge of ours, by its name and what it says that it is.
@@ -281,6 +328,7 @@ struct Made {
 struct Changes {
     transaction: Transaction,
     made: Vec<Made>,
+    root: Where,
 }
 
 impl Changes {
@@ -306,14 +354,13 @@ impl Changes {
 }
 
 impl Database {
-    fn compile_groups(&self, groups: &Members, touched: &Touched, t: &mut Changes) {
-        let Some(root) = self.root.clone().map(Where::Is) else { return };
+    fn compile_groups(groups: &Members, touched: &Touched, t: &mut Changes) {
         for group in &touched.groups {
             let key = model::group_key(group);
-            t.transaction.mutate(ROOT, &root, vec![("external_ids", "delete", set([key.as_str()]))]);
+            t.transaction.mutate(ROOT, &t.root, vec![("external_ids", "delete", set([key.as_str()]))]);
             if let Some(members) = groups.get(group) {
                 let ids = map([(key, model::group_value(members))]);
-                t.transaction.mutate(ROOT, &root, vec![("external_ids", "insert", ids)]);
+                t.transaction.mutate(ROOT, &t.root, vec![("external_ids", "insert", ids)]);
             }
         }
     }
@@ -373,7 +420,6 @@ impl Database {
     }
 
     fn compile_bridge(&self, name: &IfName, model: &Model, ports: Vec<Ref>, t: &mut Changes) {
-        let root = || Where::Is(self.root.clone().unwrap_or_else(|| unreachable!("loaded")));
         match (model.get(name), self.bridges.get(name)) {
             (Some(bridge), Some(row)) => {
                 let which = Where::Is(row.uuid.clone());
@@ -394,10 +440,10 @@ impl Database {
                 let at = t.transaction.len();
                 t.made.push(Made { bridge: name.clone(), port: None, at });
                 let made = t.transaction.insert("Bridge", columns);
-                t.transaction.mutate(ROOT, &root(), vec![("bridges", "insert", made.into())]);
+                t.transaction.mutate(ROOT, &t.root, vec![("bridges", "insert", made.into())]);
             }
             (None, Some(row)) => {
-                t.transaction.mutate(ROOT, &root(), vec![("bridges", "delete", row.uuid.clone().json())]);
+                t.transaction.mutate(ROOT, &t.root, vec![("bridges", "delete", row.uuid.clone().json())]);
             }
             (None, None) => {}
         }

@@ -267,9 +267,7 @@ impl Ovs {
             if self.model.get(bridge).is_none_or(|b| !b.ports.contains_key(port)) {
                 continue;
             }
-            let interface = self.database.interface(port);
-            let missing = || interface.is_none_or(|i| i.port.is_none()).then(|| "it gives no reason".to_owned());
-            if let Some(reason) = interface.and_then(|i| i.error.clone()).or_else(missing) {
+            if let Some(reason) = self.database.why_not(port) {
                 return Err(Error::Unsupported { what: format!("port {port} of {bridge} by Open vSwitch"), reason });
             }
         }

@@ -106,14 +106,14 @@ impl Ovs {
             self.take(&near);
             self.take(&other);
         }
-        self.displace(&uplink.bridge, near.as_str())?;
         if let Some(before) = self.bridge_of(&far).filter(|b| *b != bridge) {
             self.take(&far);
             self.drop_if_idle(&before);
         }
         self.put(&uplink.bridge, near.as_str(), Fact::Uplink(uplink.clone()).into());
         self.put(&bridge, &far, Fact::Far(id).into());
-        Ok(())
+        // Last: the bridge of a device that nothing is joined to is removed.
+        self.displace(&uplink.bridge, near.as_str())
     }
 
     pub(super) fn put_fabric(&mut self, name: &IfName, fabric: &FabricBridge) -> Result<()> {

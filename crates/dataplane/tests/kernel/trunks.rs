@@ -112,8 +112,22 @@ fn plugged(host: &Host, engine: &AnyEngine, n: u8) -> Guest {
     guest
 }
 
-/// Waits until the uplinks forward, too.
+/// Waits until the uplinks forward, too. What Open vSwitch's bridges have is what its database says that they have.
 fn settled(host: &Host, state: &NodeState) {
+    if let Some(vswitch) = &host.vswitch {
+        let vswitch = vswitch.lock().unwrap();
+        for bridge in vswitch.vsctl(&["list-br"]).unwrap().lines() {
+            let said = vswitch.vsctl(&["list-ports", bridge]).unwrap();
+            let mut said: Vec<&str> = said.lines().chain([bridge]).collect();
+            // A port's line says « NUMBER(NAME): addr:MAC».
+            let shown = vswitch.ofctl("show", bridge, &[]).unwrap();
+            let name = |line: &'_ str| Some(line.split_once("): addr:")?.0.split_once('(')?.1.to_owned());
+            let mut there: Vec<String> = shown.lines().filter_map(name).collect();
+            said.sort_unstable();
+            there.sort_unstable();
+            assert_eq!(there, said, "the ports of {bridge}");
+        }
+    }
     for name in state.uplinks.keys().chain(state.fabrics.values().flat_map(|f| &f.uplink).map(|u| &u.device)) {
         forwards(host, name.as_str());
     }
