@@ -29,22 +29,7 @@ fn a_network_says_in_one_word_what_is_wrong_with_it() {
     }
     let mut node = Node::start(env!("CARGO_BIN_EXE_multihome"));
     let mut lan = Lan::new(&node, "lan0", &["10.78.0.1/24"]);
-    let leases = lan.dir().join("leases");
-    lan.serve(
-        "dnsmasq",
-        &[
-            "--keep-in-foreground",
-            "--conf-file=/dev/null",
-            "--port=0",
-            "--interface=wire",
-            "--bind-interfaces",
-            "--log-facility=-",
-            &format!("--dhcp-leasefile={}", leases.display()),
-            "--pid-file=",
-            "--dhcp-authoritative",
-            "--dhcp-range=10.78.0.50,10.78.0.99,255.255.255.0,1h",
-        ],
-    );
+    lan.serve_dhcp(&["--dhcp-range=10.78.0.50,10.78.0.99,255.255.255.0,1h"]);
     let lan_and_net = "apiVersion: multihome.io/v1alpha1\nkind: ClusterNetwork\nmetadata: {name: lan}\nspec: {uplinks: [{nics: [lan0]}]}\n---\napiVersion: multihome.io/v1alpha1\nkind: Network\nmetadata: {name: office}\nspec: {type: Untagged, clusterNetwork: lan, route: Auto}\n---\n";
     node.apply(&(lan_and_net.to_owned() + &network("ours", "Management", 71, 600)));
     assert_eq!(says(&node, "office", "NotCarried"), "no node carries it: no NIC of it is with a running VM");

@@ -110,6 +110,26 @@ impl Lan {
         self.children.push(child.expect("the server starts"));
     }
 
+    /// Starts a DHCP server, and with options for that a router, that knows nothing of the platform: dnsmasq on the host's wire.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn serve_dhcp(&mut self, options: &[&str]) {
+        let leases = format!("--dhcp-leasefile={}", self.dir().join("leases").display());
+        let all = [
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--port=0",
+            "--interface=wire",
+            "--bind-interfaces",
+            "--log-facility=-",
+            &leases,
+            "--pid-file=",
+            "--dhcp-authoritative",
+        ];
+        self.serve("dnsmasq", &[&all[..], options].concat());
+    }
+
     /// What its servers said.
     pub fn log(&self) -> String {
         let read = |i| std::fs::read_to_string(self.dir().join(format!("{i}.log"))).unwrap_or_default();

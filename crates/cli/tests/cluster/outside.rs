@@ -4,6 +4,26 @@ use multihome_testkit::{Cluster, Lan, dual_stack, eventually, network};
 
 use super::{address, cluster, overlay, vm_on, vpc};
 
+/// The untagged network street, by the device eth1 of the nodes that are selected; `lines` are more of what it is to be.
+fn street_network(nodes: &str, lines: &[&str]) -> String {
+    let lines: String = lines.iter().map(|l| format!("  {l}\n")).collect();
+    format!(
+        "apiVersion: multihome.io/v1alpha1
+kind: ClusterNetwork
+metadata: {{name: street}}
+spec: {{uplinks: [{{{nodes}nics: [eth1]}}]}}
+---
+apiVersion: multihome.io/v1alpha1
+kind: Network
+metadata: {{name: street}}
+spec:
+  type: Untagged
+  clusterNetwork: street
+{lines}---
+"
+    )
+}
+
 /// An address of network street that leads to a NIC.
 fn floating(name: &str, nic: &str, rest: &str) -> String {
     format!(
@@ -26,22 +46,10 @@ fn outside_hosts_reach_overlay_vms_by_floating_addresses() {
     let Some(cluster) = cluster("outside_hosts_reach_overlay_vms_by_floating_addresses", 2) else { return };
     let api = cluster.api();
     let street = Lan::new(&cluster.nodes[1], "eth1", &["198.18.0.1/24"]);
-    api.apply(
-        "apiVersion: multihome.io/v1alpha1
-kind: ClusterNetwork
-metadata: {name: street}
-spec: {uplinks: [{nodeSelector: {kubernetes.io/hostname: node2}, nics: [eth1]}]}
----
-apiVersion: multihome.io/v1alpha1
-kind: Network
-metadata: {name: street}
-spec:
-  type: Untagged
-  clusterNetwork: street
-  ipv4: {cidr: 198.18.0.0/24, gateway: 198.18.0.1, pools: [198.18.0.50-198.18.0.60]}
----
-",
-    );
+    api.apply(&street_network(
+        "nodeSelector: {kubernetes.io/hostname: node2}, ",
+        &["ipv4: {cidr: 198.18.0.0/24, gateway: 198.18.0.1, pools: [198.18.0.50-198.18.0.60]}"],
+    ));
     api.apply(&network("blue", "Overlay", 1, 600));
     api.apply(&(vm_on("node2", "web", &["blue"]) + &vm_on("node2", "mail", &["blue"])));
     api.apply(
@@ -98,23 +106,13 @@ fn a_floating_ipv6_address_goes_where_its_vm_goes() {
     let Some(cluster) = cluster("a_floating_ipv6_address_goes_where_its_vm_goes", 2) else { return };
     let api = cluster.api();
     let street = Lan::between(&[&cluster.nodes[0], &cluster.nodes[1]], "eth1", &["198.18.0.1/24", "2001:db8:18::1/64"]);
-    api.apply(
-        "apiVersion: multihome.io/v1alpha1
-kind: ClusterNetwork
-metadata: {name: street}
-spec: {uplinks: [{nics: [eth1]}]}
----
-apiVersion: multihome.io/v1alpha1
-kind: Network
-metadata: {name: street}
-spec:
-  type: Untagged
-  clusterNetwork: street
-  ipv4: {cidr: 198.18.0.0/24, gateway: 198.18.0.1}
-  ipv6: {cidr: \"2001:db8:18::/64\", gateway: \"2001:db8:18::1\", pools: [\"2001:db8:18::50-2001:db8:18::60\"]}
----
-",
-    );
+    api.apply(&street_network(
+        "",
+        &[
+            "ipv4: {cidr: 198.18.0.0/24, gateway: 198.18.0.1}",
+            "ipv6: {cidr: \"2001:db8:18::/64\", gateway: \"2001:db8:18::1\", pools: [\"2001:db8:18::50-2001:db8:18::60\"]}",
+        ],
+    ));
     api.apply(&dual_stack("blue", "Overlay", 1, 600));
     api.apply(&(vm_on("node1", "web", &["blue"]) + &vm_on("node1", "mail", &["blue"])));
     let refused = api.try_apply(&floating("x", "web-blue", ", family: IPv4, address: \"2001:db8:18::77\""));
@@ -171,23 +169,15 @@ fn a_switch_sees_each_mac_at_one_port_where_nodes_share_a_gateway() {
         Lan::between(&[&cluster.nodes[0], &cluster.nodes[1]], "eth1", &["198.18.0.99/24", "2001:db8:18::99/64"]);
     let route = ["route", "add", "10.2.0.0/24", "via", "198.18.0.1"];
     assert!(street.command("ip", &route).status().is_ok_and(|s| s.success()));
-    let lan = "apiVersion: multihome.io/v1alpha1
-kind: ClusterNetwork
-metadata: {name: street}
-spec: {uplinks: [{nics: [eth1]}]}
----
-apiVersion: multihome.io/v1alpha1
-kind: Network
-metadata: {name: street}
-spec:
-  type: Untagged
-  clusterNetwork: street
-  vpc: red
-  ipv4: {cidr: 198.18.0.0/24, gateway: 198.18.0.1}
-  ipv6: {cidr: \"2001:db8:18::/64\", gateway: \"2001:db8:18::1\", addressing: Slaac}
----
-";
-    api.apply(&(vpc("red", &[]) + lan + &overlay("inner", "red", "10.2.0.0/24")));
+    let lan = street_network(
+        "",
+        &[
+            "vpc: red",
+            "ipv4: {cidr: 198.18.0.0/24, gateway: 198.18.0.1}",
+            "ipv6: {cidr: \"2001:db8:18::/64\", gateway: \"2001:db8:18::1\", addressing: Slaac}",
+        ],
+    );
+    api.apply(&(vpc("red", &[]) + &lan + &overlay("inner", "red", "10.2.0.0/24")));
     let vms = [("a", 1, "street"), ("b", 2, "street"), ("c", 1, "inner"), ("d", 2, "inner")];
     for (name, node, network) in vms {
         api.apply(&vm_on(&format!("node{node}"), name, &[network]));

@@ -8,29 +8,16 @@ use super::node;
 fn a_foreign_server_is_guarded() {
     let Some(node) = node("a_foreign_server_is_guarded") else { return };
     let mut lan = Lan::new(&node, "lan0", &["10.77.0.1/24", "fd77::1/64"]);
-    let leases = format!("--dhcp-leasefile={}", lan.dir().join("leases").display());
-    lan.serve(
-        "dnsmasq",
-        &[
-            "--keep-in-foreground",
-            "--conf-file=/dev/null",
-            "--port=0",
-            "--interface=wire",
-            "--bind-interfaces",
-            "--log-dhcp",
-            "--log-facility=-",
-            &leases,
-            "--pid-file=",
-            "--dhcp-authoritative",
-            "--dhcp-range=10.77.0.50,10.77.0.99,255.255.255.0,1h",
-            "--dhcp-option=3,10.77.0.1",
-            "--dhcp-option=6,10.77.0.53",
-            "--dhcp-option-force=121,10.50.0.0/16,10.77.0.1,0.0.0.0/0,10.77.0.1",
-            "--enable-ra",
-            "--dhcp-range=fd77::,ra-only,64,1h",
-            "--ra-param=wire,4,1800",
-        ],
-    );
+    lan.serve_dhcp(&[
+        "--log-dhcp",
+        "--dhcp-range=10.77.0.50,10.77.0.99,255.255.255.0,1h",
+        "--dhcp-option=3,10.77.0.1",
+        "--dhcp-option=6,10.77.0.53",
+        "--dhcp-option-force=121,10.50.0.0/16,10.77.0.1,0.0.0.0/0,10.77.0.1",
+        "--enable-ra",
+        "--dhcp-range=fd77::,ra-only,64,1h",
+        "--ra-param=wire,4,1800",
+    ]);
     lan.serve("tcpdump", &["-l", "-n", "-e", "-i", "wire", "--immediate-mode", "rarp"]);
     let fabric = "apiVersion: multihome.io/v1alpha1\nkind: ClusterNetwork\nmetadata: {name: lan}\nspec: {uplinks: [{nics: [lan0]}]}\n---\n";
     let untagged = "apiVersion: multihome.io/v1alpha1\nkind: Network\nmetadata: {name: lan}\nspec: {type: Untagged, clusterNetwork: lan, ipv4: {leaseSeconds: 60}}\n---\n";

@@ -88,25 +88,15 @@ fn seen(matching: Match) -> Match {
 /// Adds an address, or a network, at one end; of what opened the conversation if it is tracked.
 fn network(matching: Match, net: IpNet, end: End, tracked: bool) -> Match {
     let matching = if tracked { seen(matching) } else { matching };
+    let [v4, v6] = match (end, tracked) {
+        (End::Source, true) => [field::CT_IPV4_SRC, field::CT_IPV6_SRC],
+        (End::Destination, true) => [field::CT_IPV4_DST, field::CT_IPV6_DST],
+        (End::Source, false) => [field::IPV4_SRC, field::IPV6_SRC],
+        (End::Destination, false) => [field::IPV4_DST, field::IPV6_DST],
+    };
     match net {
-        IpNet::V4(net) => {
-            let which = match (end, tracked) {
-                (End::Source, true) => field::CT_IPV4_SRC,
-                (End::Destination, true) => field::CT_IPV4_DST,
-                (End::Source, false) => field::IPV4_SRC,
-                (End::Destination, false) => field::IPV4_DST,
-            };
-            matching.ipv4().is_masked(which, &net.network().octets(), &net.netmask().octets())
-        }
-        IpNet::V6(net) => {
-            let which = match (end, tracked) {
-                (End::Source, true) => field::CT_IPV6_SRC,
-                (End::Destination, true) => field::CT_IPV6_DST,
-                (End::Source, false) => field::IPV6_SRC,
-                (End::Destination, false) => field::IPV6_DST,
-            };
-            matching.ipv6().is_masked(which, &net.network().octets(), &net.netmask().octets())
-        }
+        IpNet::V4(net) => matching.ipv4().is_masked(v4, &net.network().octets(), &net.netmask().octets()),
+        IpNet::V6(net) => matching.ipv6().is_masked(v6, &net.network().octets(), &net.netmask().octets()),
     }
 }
 
