@@ -306,8 +306,10 @@ fn fixed(nic: &IfName, text: &mut Text) {
             text.chain(
                 &format!("{nic}-{w}{n}"),
                 &[
+                    // First what most packets are.
+                    format!("meta l4proto 6 jump {nic}-tcp-{w}{n}"),
                     format!("meta l4proto {{ {PORTED} }} jump {nic}-udp-{w}{n}"),
-                    format!("meta l4proto vmap {{ 6 : jump {nic}-tcp-{w}{n}, {icmp} : jump {nic}-icmp-{w}{n} }}"),
+                    format!("meta l4proto {icmp} jump {nic}-icmp-{w}{n}"),
                     format!("jump {nic}-other-{w}{n}"),
                     format!("goto {nic}-new-{a}"),
                 ],
