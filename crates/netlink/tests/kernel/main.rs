@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod packets;
+mod qdisc;
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
