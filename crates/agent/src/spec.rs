@@ -206,6 +206,7 @@ pub(crate) fn node_nic(nic: &NetworkInterface) -> NodeNic {
         security: nic.spec.port_security.unwrap_or_default(),
         queues: nic.spec.queues.unwrap_or(1),
         tx_queue_length: nic.spec.tx_queue_length,
+        bandwidth: vm::nic_bandwidth(nic),
     }
 }
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use kube::{Resource, ResourceExt};
-use multihome_model::checked::{CheckedNetwork, check_network};
+use multihome_model::checked::{CheckedNetwork, check_network, check_nic};
 use multihome_model::kubevirt::{Interface, NetworkSource, VirtualMachineInstanceSpec, network_source};
 use multihome_model::{
-    ANNOTATION_POD_NETWORK, ANNOTATION_POLICIES, ANNOTATION_POLICIES_OF, Family, MGMT_FABRIC, MacAddr, Mtu, Network,
-    NetworkInterface, NetworkType, names, quantity,
+    ANNOTATION_POD_NETWORK, ANNOTATION_POLICIES, ANNOTATION_POLICIES_OF, Bandwidth, Family, MGMT_FABRIC, MacAddr, Mtu,
+    Network, NetworkInterface, NetworkType, names, quantity,
 };
 use multihome_plan::mtu;
 use multihome_plan::route::{RoutePlan, VmNic, plan};
@@ -61,6 +61,11 @@ pub fn view(tables: &Tables, nic: Arc<NetworkInterface>) -> Option<VmNicView> {
 pub fn nic_mac(nic: &NetworkInterface) -> MacAddr {
     let text = nic.status.as_ref().and_then(|s| s.mac.as_deref()).or(nic.spec.mac.as_deref());
     text.and_then(|m| m.parse().ok()).unwrap_or_else(|| names::derived_mac(&nic.uid().unwrap_or_default(), 0))
+}
+
+/// How much a NIC may carry, as far as it says so itself. What it says wrong is not said: it was refused when it was written.
+pub fn nic_bandwidth(nic: &NetworkInterface) -> Bandwidth {
+    check_nic(&nic.name_any(), &nic.spec).map(|n| n.bandwidth).unwrap_or_default()
 }
 
 /// A NIC's address in one family, as claimed.

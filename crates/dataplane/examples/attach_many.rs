@@ -12,7 +12,7 @@ use std::time::Instant;
 use multihome_dataplane::Dataplane;
 use multihome_dataplane::kernel::{Config, Kernel};
 use multihome_dataplane::ovs::{self, Datapath, Ovs};
-use multihome_model::{MacAddr, Mtu, names};
+use multihome_model::{Bandwidth, MacAddr, Mtu, names};
 use multihome_netlink::{LinkChange, Netns, Rtnl};
 use multihome_plan::node::{Bridge, Port, Security, Service, Step, Tap};
 use multihome_testkit::vswitch::Vswitch;
@@ -35,6 +35,7 @@ fn steps(i: u32) -> [Step; 2] {
         queues: 1,
         tx_queue_length: None,
         vlans: None,
+        bandwidth: Bandwidth::default(),
     };
     [
         Step::PutPort(name.clone(), Port { dhcp4: Service::Served, dhcp6: Service::Open, security }),

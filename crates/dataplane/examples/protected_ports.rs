@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 use multihome_dataplane::Engine;
 use multihome_dataplane::kernel::{Config, Kernel};
 use multihome_dataplane::ovs::{self, Datapath, Ovs};
-use multihome_model::{MacAddr, Mtu, RuleAction, names};
+use multihome_model::{Bandwidth, MacAddr, Mtu, RuleAction, names};
 use multihome_netlink::Netns;
 use multihome_plan::node::{Bridge, Port, Security, Service, Step, Tap};
 use multihome_plan::policy::{Policy, Rule, Rules};
@@ -59,7 +59,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let port = Port { dhcp4: Service::Served, dhcp6: Service::Served, security };
         if by_ovs.is_some() {
             let (alias, bridge) = (format!("nic bench/{i}"), bridge.clone());
-            let tap = Tap { alias, bridge, mtu: Mtu::ETHERNET, queues: 1, tx_queue_length: None, vlans: None };
+            let tap = Tap {
+                alias,
+                bridge,
+                mtu: Mtu::ETHERNET,
+                queues: 1,
+                tx_queue_length: None,
+                vlans: None,
+                bandwidth: Bandwidth::default(),
+            };
             steps.push(Step::PutTap(name.clone(), tap));
         }
         steps.push(Step::PutPort(name.clone(), port));

@@ -16,7 +16,8 @@ use multihome_dataplane::Engine;
 use multihome_dataplane::kernel::{Config, Kernel};
 use multihome_model::checked::check_network;
 use multihome_model::{
-    DhcpMode, IfName, IpFamilySpec, MacAddr, Mtu, NetworkSpec, NetworkType, PortSecurity, TrunkRange, VlanSpec, Vni,
+    Bandwidth, DhcpMode, IfName, IpFamilySpec, MacAddr, Mtu, NetworkSpec, NetworkType, PortSecurity, TrunkRange,
+    VlanSpec, Vni,
 };
 use multihome_netlink::{Netns, Tap};
 use multihome_plan::node::{Fabric, NodeFacts, NodeInput, NodeNetwork, NodeNic, RemoteNic, build, diff, tap_name};
@@ -90,6 +91,7 @@ fn input(node: u8) -> NodeInput {
         security: PortSecurity::Strict,
         queues: 1,
         tx_queue_length: None,
+        bandwidth: Bandwidth::default(),
     };
     let tunnel_address = Some(IpAddr::from(tunnel(node)));
     NodeInput {

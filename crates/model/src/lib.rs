@@ -7,6 +7,7 @@
 // kube's printcolumn attributes repeat their keys by design.
 #![allow(clippy::duplicated_attributes)]
 
+mod bandwidth;
 pub mod checked;
 mod claim;
 mod cluster_network;
@@ -26,6 +27,7 @@ mod violation;
 mod vlan;
 mod vpc;
 
+pub use bandwidth::{Bandwidth, BandwidthSpec, BitRate};
 pub use claim::{AddressClaim, AddressClaimSpec, OwnerRef};
 pub use cluster_network::{
     Bond, BondMode, ClusterNetwork, ClusterNetworkNodeStatus, ClusterNetworkSpec, ClusterNetworkStatus, MGMT_FABRIC,

@@ -6,7 +6,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Condition, Connectivity, DefaultPolicy, Family};
+use crate::{BandwidthSpec, Condition, Connectivity, DefaultPolicy, Family};
 
 /// One layer-2 network that the NICs of virtual machines attach to.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Default)]
@@ -141,6 +141,9 @@ pub struct NetworkSpec {
     /// direction: once one does, it is refused. Default: Allow in both directions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_policy: Option<DefaultPolicy>,
+    /// How much each NIC in it may carry that says nothing itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<BandwidthSpec>,
     /// Largest packet in bytes, 576 (with IPv6 1280) up to what the fabric carries. Default: what the fabric carries,
     /// less the encapsulation's overhead.
     #[serde(default, skip_serializing_if = "Option::is_none")]

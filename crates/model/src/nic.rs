@@ -4,7 +4,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Condition, PolicyStatus};
+use crate::{BandwidthSpec, Condition, PolicyStatus};
 
 /// One NIC. It owns its MAC and its addresses, outlives the VM that it is attached to, and can move to another.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Default)]
@@ -140,6 +140,9 @@ pub struct NetworkInterfaceSpec {
     /// asked in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<String>,
+    /// How much it may carry. Default: what its network says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<BandwidthSpec>,
     /// It may share its network with another NIC of its VM. Default: false, because a guest with two addresses in one
     /// subnet answers from the wrong NIC.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use multihome_model::RuleAction;
 use multihome_model::checked::check_network;
 use multihome_model::{
-    BondMode, IfName, IpFamilySpec, MacAddr, Mtu, NetworkSpec, NetworkType, PortSecurity, TrunkRange, VlanId, VlanSpec,
-    Vni,
+    Bandwidth, BondMode, IfName, IpFamilySpec, MacAddr, Mtu, NetworkSpec, NetworkType, PortSecurity, TrunkRange,
+    VlanId, VlanSpec, Vni,
 };
 use multihome_plan::node::{
     Bond, Fabric, Forward, NodeFacts, NodeFloating, NodeInput, NodeNetwork, NodeNic, NodePolicyRoute, NodeState,
@@ -181,6 +181,7 @@ fn inputs() -> impl Strategy<Value = NodeInput> {
                 security: if *strict { PortSecurity::Strict } else { PortSecurity::Promiscuous },
                 queues: *queues,
                 tx_queue_length: None,
+                bandwidth: Bandwidth::default(),
             })
             .collect(),
     })
@@ -366,6 +367,7 @@ fn riders(kinds: &[(NetworkType, bool)]) -> NodeInput {
         security: PortSecurity::Strict,
         queues: 1,
         tx_queue_length: None,
+        bandwidth: Bandwidth::default(),
     });
     let node = NodeFacts { fabrics: [("mgmt".to_owned(), fabric(1))].into(), ..NodeFacts::default() };
     NodeInput { node, nics: nics.collect(), networks, ..NodeInput::default() }

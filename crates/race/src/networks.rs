@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use multihome_model::checked::{CheckedNetwork, check_network};
 use multihome_model::{
-    Addressing, DhcpMode, IfName, IpFamilySpec, MacAddr, Mtu, NetworkRoute, NetworkSpec, NetworkType, PortSecurity,
+    Addressing, Bandwidth, DhcpMode, IfName, IpFamilySpec, MacAddr, Mtu, NetworkRoute, NetworkSpec, NetworkType,
+    PortSecurity,
 };
 use multihome_plan::node::{Fabric, NodeInput, NodeNetwork, NodeNic};
 use multihome_plan::route::{RoutePlan, VmNic, plan};
@@ -136,6 +137,7 @@ pub fn node_input(networks: &[CheckedNetwork; 2]) -> NodeInput {
             security: PortSecurity::Strict,
             queues: 1,
             tx_queue_length: None,
+            bandwidth: Bandwidth::default(),
         });
     }
     input

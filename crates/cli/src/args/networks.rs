@@ -59,6 +59,12 @@ pub struct NetworkCreate {
     /// Security group of every NIC in it; may be given several times
     #[arg(long = "policy", value_name = "GROUP")]
     pub policies: Vec<String>,
+    /// How much reaches the guest of each NIC in it that says nothing itself, in bits per second, such as 1G
+    #[arg(long, value_name = "RATE")]
+    pub nic_ingress: Option<String>,
+    /// How much leaves it, likewise
+    #[arg(long, value_name = "RATE")]
+    pub nic_egress: Option<String>,
     /// What becomes of what others open towards its NICs where no rule decides
     #[arg(long, value_enum, value_name = "WHAT")]
     pub default_ingress: Option<ActionWish>,
@@ -147,6 +153,8 @@ pub enum NicCommand {
     Link(NicLink),
     /// Put a NIC into these security groups and no others; without any, into none
     Policies(NicPolicies),
+    /// Limit how much a NIC carries, at once and for as long as it says so
+    Bandwidth(NicBandwidth),
     /// Choose how the running guest learns of a changed default route, gateway, routes or MTU
     OnChange(NicOnChange),
     /// Remove a NIC, unplugging it first; its addresses become free
@@ -179,6 +187,12 @@ pub struct NicCreate {
     /// Security group that it is in; may be given several times
     #[arg(long = "policy", value_name = "GROUP")]
     pub policies: Vec<String>,
+    /// How much reaches the guest, in bits per second, such as 100M
+    #[arg(long, value_name = "RATE")]
+    pub ingress: Option<String>,
+    /// How much leaves the guest, in bits per second, such as 100M
+    #[arg(long, value_name = "RATE")]
+    pub egress: Option<String>,
     /// Wait until the guest has its address, at most this many seconds
     #[arg(long, value_name = "SECONDS")]
     pub wait: Option<u64>,
@@ -191,6 +205,20 @@ pub struct NicPolicies {
     pub name: String,
     /// Security groups, in the order in which their rules are asked
     pub groups: Vec<String>,
+}
+
+/// `nic bandwidth`
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("way").required(true).multiple(true).args(["ingress", "egress"])))]
+pub struct NicBandwidth {
+    /// NIC
+    pub name: String,
+    /// How much reaches the guest, in bits per second, such as 100M; default: what its network says
+    #[arg(long, value_name = "RATE|default")]
+    pub ingress: Option<String>,
+    /// How much leaves the guest, likewise
+    #[arg(long, value_name = "RATE|default")]
+    pub egress: Option<String>,
 }
 
 /// `nic attach`

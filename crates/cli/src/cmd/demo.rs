@@ -108,6 +108,8 @@ async fn plug(
         address: None,
         primary: false,
         promiscuous: false,
+        ingress: None,
+        egress: None,
         wait: None,
     };
     nic::run(ctx, &NicCommand::Create(create), out).await?;

@@ -119,11 +119,12 @@ impl Changes {
                     Self::vm_of(tables, key).unwrap_or_else(same),
                     t.mtu.map_or_else(same, |(a, b)| arrow(&a, &b)),
                     t.way_out.as_ref().map_or_else(same, |(a, b)| arrow(a, b)),
+                    t.bandwidth.as_ref().map_or_else(same, |(a, b)| arrow(a, b)),
                     if t.port { "changes" } else { "-" }.into(),
                 ]
             })
             .collect();
-        let header = cells(["NIC", "VM", "MTU", "WAY OUT", "PORT"]);
+        let header = cells(["NIC", "VM", "MTU", "WAY OUT", "BANDWIDTH", "PORT"]);
         lines.extend(table(&header, &rows).into_iter().map(|l| format!("  {l}")));
         lines
     }

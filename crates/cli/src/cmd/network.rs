@@ -99,6 +99,7 @@ async fn create(ctx: &Context, args: &NetworkCreate, out: &mut Output) -> CliRes
         }),
         mtu: args.mtu,
         policies: args.policies.clone(),
+        bandwidth: super::nic::bandwidth(&args.nic_ingress, &args.nic_egress),
         default_policy: default_policy(args),
         ..Default::default()
     };

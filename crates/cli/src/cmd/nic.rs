@@ -5,7 +5,9 @@ use std::time::Duration;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use multihome_model::condition::find;
-use multihome_model::{LinkState, NetworkInterface, NetworkInterfaceSpec, NicAddressSpec, OnChange, PortSecurity};
+use multihome_model::{
+    BandwidthSpec, LinkState, NetworkInterface, NetworkInterfaceSpec, NicAddressSpec, OnChange, PortSecurity,
+};
 use serde_json::json;
 
 use super::{Context, delete, get};
@@ -52,6 +54,15 @@ pub(super) async fn run(ctx: &Context, command: &NicCommand, out: &mut Output) -
             let groups = if args.groups.is_empty() { "no groups".into() } else { args.groups.join(", ") };
             out.line(format!("networkinterface.multihome.io/{} in {groups}", args.name));
         }
+        NicCommand::Bandwidth(args) => {
+            let ways = [("ingress", &args.ingress), ("egress", &args.egress)];
+            let said = ways.into_iter().filter_map(|(way, rate)| Some((way, rate.as_deref()?)));
+            let rate = |rate: &str| if rate == "default" { json!(null) } else { json!(rate) };
+            let spec: serde_json::Map<_, _> = said.clone().map(|(way, r)| (way.to_owned(), rate(r))).collect();
+            change(ctx, &args.name, json!({"bandwidth": spec})).await?;
+            let all: Vec<String> = said.map(|(way, rate)| format!("{way} {rate}")).collect();
+            out.line(format!("networkinterface.multihome.io/{} {}", args.name, all.join(", ")));
+        }
         NicCommand::OnChange(args) => {
             let (how, text) = match args.how {
                 ChangeWish::Renew => (OnChange::Renew, "tells its guest of changes at renewals"),
@@ -65,6 +76,12 @@ pub(super) async fn run(ctx: &Context, command: &NicCommand, out: &mut Output) -
         }
     }
     Ok(0)
+}
+
+/// Limits as they were said, where any was.
+pub(super) fn bandwidth(ingress: &Option<String>, egress: &Option<String>) -> Option<BandwidthSpec> {
+    let spec = BandwidthSpec { ingress: ingress.clone(), egress: egress.clone() };
+    (spec != BandwidthSpec::default()).then_some(spec)
 }
 
 async fn change(ctx: &Context, name: &str, spec: serde_json::Value) -> Result<(), CliError> {
@@ -119,6 +136,7 @@ async fn create(ctx: &Context, args: &NicCreate, out: &mut Output) -> CliResult 
         ipv6,
         port_security: args.promiscuous.then_some(PortSecurity::Promiscuous),
         policies: args.policies.clone(),
+        bandwidth: bandwidth(&args.ingress, &args.egress),
         ..Default::default()
     };
     let started = std::time::Instant::now();

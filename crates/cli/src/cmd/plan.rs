@@ -224,6 +224,7 @@ impl Planned {
                 security: nic.spec.port_security.unwrap_or_default(),
                 queues: nic.spec.queues.unwrap_or(1),
                 tx_queue_length: nic.spec.tx_queue_length,
+                bandwidth: vm::nic_bandwidth(nic),
             });
         }
         let nics = || self.tables.nics.values().filter(|n| n.spec.vm().is_some());
@@ -387,7 +388,8 @@ pub(super) fn describe(step: &multihome_plan::node::Step) -> String {
                 let native = v.native.map(|id| format!(", {} without a tag", id.get())).unwrap_or_default();
                 format!(", VLANs {}{native}", v.tagged)
             });
-            format!("tap {n} for {}, port of {}{}, MTU {}", t.alias, t.bridge, vlans.unwrap_or_default(), t.mtu)
+            let limits = if t.bandwidth.is_unlimited() { String::new() } else { format!(", {}", t.bandwidth) };
+            format!("tap {n} for {}, port of {}{}, MTU {}{limits}", t.alias, t.bridge, vlans.unwrap_or_default(), t.mtu)
         }
         Step::PutFlood(n, f) => {
             let nodes: Vec<String> = f.nodes.iter().map(ToString::to_string).collect();

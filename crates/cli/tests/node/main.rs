@@ -1,5 +1,6 @@
 //! A whole node with real guests, driven by the command line as its users do.
 
+mod bandwidth;
 mod fabrics;
 mod foreign;
 

@@ -356,6 +356,10 @@ impl Kernel {
         self.ensure_tables()?;
         let there = self.make_tap(name, tap)?;
         let port = self.known_ports()?.get(name).cloned();
+        if there.is_some() || tap.bandwidth.ingress.is_some() {
+            self.shape_tap(name, tap.bandwidth.ingress)?;
+        }
+        self.limit_egress(name, tap.bandwidth.egress)?;
         self.plug(name, bridge, &tap_alias(tap), tap.mtu, learns(port.as_ref()))?;
         if let Some(vlans) = &tap.vlans {
             let index = self.rtnl.index(name.as_str())?;
@@ -445,6 +449,7 @@ pub(super) fn bound_mac(port: Option<&Port>) -> Option<[u8; 6]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use multihome_model::Bandwidth;
 
     #[test]
     fn an_alias_says_what_the_kernel_cannot() {
@@ -455,6 +460,7 @@ mod tests {
             queues: 1,
             tx_queue_length: None,
             vlans: None,
+            bandwidth: Bandwidth::default(),
         };
         let mut link = Link { tx_queue_length: DEFAULT_QUEUE, ..Link::default() };
         let read = |tap: &Tap, link: &Link| read_tap_alias(&tap_alias(tap), link);

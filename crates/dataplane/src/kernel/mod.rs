@@ -4,6 +4,7 @@
 //! A device is ours if its name is one of our prefixes and eleven hex digits and it is of the kind
 //! that the prefix says; nothing else is ever changed or removed.
 
+mod bandwidth;
 mod bond;
 pub(crate) mod bridge;
 mod domain;
@@ -23,12 +24,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use multihome_model::{IfName, names};
+use multihome_model::{BitRate, IfName, names};
 use multihome_netlink::nft::Nft;
 use multihome_netlink::packet::{Insn, PacketSocket};
 use multihome_netlink::{Capabilities, Capability, Idempotent, Link, Netns, Rtnl};
 use multihome_plan::node::{NodeState, Port, Remotes, Step, diff};
 
+pub(crate) use self::bandwidth::BURST;
 pub use self::policy::Counted;
 pub use self::security::Rogue;
 use crate::error::{Error, Result, StepError};
@@ -61,6 +63,8 @@ pub struct Kernel {
     remotes: Option<BTreeMap<IfName, Remotes>>,
     /// What the table of policies holds, once read; every later change goes through here.
     policies: Option<policy::Known>,
+    /// How much guests may send that may not send anything, once read; every later change goes through here.
+    rates: Option<BTreeMap<IfName, BitRate>>,
     /// The tables are loaded: known for certain, because we did it or looked.
     tables: bool,
     /// Where another engine has the bridges, and this one the rest.
@@ -90,7 +94,17 @@ impl Kernel {
     pub fn open(config: Config) -> Result<Self> {
         let rtnl = Rtnl::open_in(&config.host)?;
         let nft = Nft::open_in(&config.host)?;
-        Ok(Self { config, rtnl, nft, ports: None, remotes: None, policies: None, tables: false, beside: None })
+        Ok(Self {
+            config,
+            rtnl,
+            nft,
+            ports: None,
+            remotes: None,
+            policies: None,
+            rates: None,
+            tables: false,
+            beside: None,
+        })
     }
 
     /// Opens it as the part of another engine, which has the bridges.
@@ -160,7 +174,11 @@ impl Kernel {
             Step::DeletePolicy(name) => self.delete_policy(name),
             Step::PutTap(name, tap) => self.put_tap(name, tap),
             Step::DeleteUplink(name) => self.delete_uplink(name),
-            Step::DeleteBridge(name) | Step::DeleteTap(name) => self.delete_device(name),
+            Step::DeleteTap(name) => {
+                self.limit_egress(name, None)?;
+                self.delete_device(name)
+            }
+            Step::DeleteBridge(name) => self.delete_device(name),
             Step::DeleteLeg(ns, name) => self.delete_leg(ns, name),
         }
     }
@@ -229,8 +247,8 @@ impl Kernel {
     }
 
     /// Removes what no step does.
-    pub(crate) fn put_all_back(&mut self) -> [Result<()>; 3] {
-        [self.release_forwarding(), self.delete_tables(), self.delete_policies()]
+    pub(crate) fn put_all_back(&mut self) -> [Result<()>; 4] {
+        [self.release_forwarding(), self.delete_tables(), self.delete_policies(), self.delete_bandwidth()]
     }
 
     /// Removes everything of ours from the node: devices, namespaces, tables, and changed kernel

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
-use multihome_model::{BondMode, IfName, MacAddr, Mtu, VlanId, names};
+use multihome_model::{Bandwidth, BitRate, BondMode, IfName, MacAddr, Mtu, VlanId, names};
 use multihome_netlink::nft::{Family, Nft};
-use multihome_netlink::{Address, BridgeVlan, FdbEntry, Idempotent, Link, Netns, Route, Rtnl, TABLE_MAIN, sysctl};
+use multihome_netlink::{
+    Address, BridgeVlan, FdbEntry, Idempotent, Link, Netns, Route, Rtnl, Shape, TABLE_MAIN, sysctl,
+};
 use multihome_plan::node::{
     Bond, Bridge, Domain, Egress, FabricBridge, FabricUplink, Leg, NodeState, PortVlans, Tap, Uplink, UplinkKind,
 };
@@ -39,6 +41,10 @@ pub(super) struct Host {
     tagged: BTreeSet<IfName>,
     /// The addresses that uplinks ask nobody for.
     own: BTreeMap<IfName, BTreeSet<IpAddr>>,
+    /// How much reaches the guests of taps that have a limit, in bytes per second.
+    shapes: HashMap<u32, Shape>,
+    /// How much their guests may send.
+    rates: BTreeMap<IfName, BitRate>,
 }
 
 /// A domain's namespace as it is inside.
@@ -144,6 +150,9 @@ impl Kernel {
             untagged: self.devices(UNTAGGED)?,
             tagged: self.devices(TAGGED)?,
             own: self.own_addresses()?,
+            // A kernel that has no such queue limits nothing.
+            shapes: self.rtnl.shapes().or_else(|e| if e.is_unsupported() { Ok(HashMap::new()) } else { Err(e) })?,
+            rates: self.read_rates()?,
             links,
         })
     }
@@ -380,7 +389,12 @@ fn observed_tap(host: &Host, link: &Link, port: Option<&multihome_plan::node::Po
     let vlans = is_ours(bridge.as_str(), names::FABRIC)
         .then(|| read_vlans(host.vlans.get(&link.index).map(Vec::as_slice).unwrap_or_default()));
     let right = right && vlans != Some(None);
-    Tap { alias: alias_if(right, &alias), bridge, mtu, queues, tx_queue_length, vlans: vlans.flatten() }
+    // A rate that is none of ours shows as none.
+    let bandwidth = Bandwidth {
+        ingress: host.shapes.get(&link.index).and_then(|shape| BitRate::of_bytes(shape.rate)),
+        egress: IfName::new(link.name.as_str()).ok().and_then(|name| host.rates.get(&name).copied()),
+    };
+    Tap { alias: alias_if(right, &alias), bridge, mtu, queues, tx_queue_length, vlans: vlans.flatten(), bandwidth }
 }
 
 fn observed_leg(host: &Host, inside: &Inside, near: &Link, far: &Link) -> Option<Leg> {

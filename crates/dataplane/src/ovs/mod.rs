@@ -22,7 +22,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use multihome_model::{IfName, names};
+use multihome_model::{BitRate, IfName, names};
 use multihome_netlink::packet::{Insn, PacketSocket};
 use multihome_netlink::{LinkChange, Offload, set_offload};
 use multihome_ovsdb::Client;
@@ -100,6 +100,8 @@ pub struct Ovs {
     loose: BTreeMap<IfName, Port>,
     /// Policies of NICs whose tap is not there.
     loose_policies: BTreeMap<IfName, Policy>,
+    /// How much is to reach the guests of taps that this batch makes or changes. Set last: whoever opens a device takes its queue away.
+    shaping: BTreeMap<IfName, Option<BitRate>>,
     /// Who is in the groups that rules name.
     groups: Members,
     /// NICs with policies that cannot be kept: nothing leaves or reaches them.
@@ -138,6 +140,7 @@ impl Ovs {
             touched: Touched::default(),
             loose: BTreeMap::new(),
             loose_policies: BTreeMap::new(),
+            shaping: BTreeMap::new(),
             groups: Members::new(),
             refused: BTreeSet::new(),
             rogues: HashMap::new(),
@@ -226,7 +229,14 @@ impl Ovs {
     /// Makes everything that was touched true: the database, the bridges' own devices, and the flows.
     fn flush(&mut self) -> Result<()> {
         let committed = self.commit();
-        self.release_lent().and(committed)
+        let shaped = committed.and_then(|()| self.shape());
+        self.release_lent().and(shaped)
+    }
+
+    /// Gives taps the queues that limit what reaches their guests.
+    fn shape(&mut self) -> Result<()> {
+        let all = std::mem::take(&mut self.shaping);
+        all.into_iter().try_for_each(|(tap, rate)| self.kernel.shape_tap(&tap, rate))
     }
 
     /// The same, with devices of the node's own kept that are no port for a moment.

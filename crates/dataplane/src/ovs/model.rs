@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use multihome_model::{IfName, MacAddr, VlanId, VlanSet, names};
+use multihome_model::{BitRate, IfName, MacAddr, VlanId, VlanSet, names};
 use multihome_ovsdb::{map, set};
 use multihome_plan::node::{Bridge, FabricBridge, Flood, Port, PortVlans, Remote, Uplink};
 use multihome_plan::policy::Members;
@@ -43,6 +43,9 @@ pub(super) enum Fact {
         /// What may be opened by and towards it; everything, if nothing is said.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         policed: Option<Policed>,
+        /// How much may leave it, if that is limited.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        egress: Option<Limited>,
     },
     /// The end of a pair of devices into a routing domain, behind which one MAC is.
     Fixed {
@@ -60,6 +63,17 @@ pub(super) enum Fact {
     /// A device of the node's own, or a bond; all VLANs, unless it is said which.
     Device(Option<PortVlans>),
 }
+
+/// How much may leave a NIC, and the meter of its bridge that sees to it. Another rate has another meter, because making a meter anew
+/// removes the flows that ask it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Limited {
+    pub(super) rate: BitRate,
+    pub(super) meter: u32,
+}
+
+/// The highest number of a meter that every data path has. Meters of what NICs ask have their ports' numbers, from 1.
+const METERS: u32 = 65_536;
 
 /// A port, and what a tunnel knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +110,17 @@ impl BridgeModel {
             self.uplink = Some(name.to_owned());
         }
         self.ports.insert(name.to_owned(), port);
+    }
+
+    /// A limit of what may leave a NIC, with a meter that no other has.
+    pub(super) fn limited(&self, rate: BitRate) -> Option<Limited> {
+        let of = |p: &PortModel| match &p.fact {
+            Fact::Nic { egress: Some(limited), .. } => Some(limited.meter),
+            _ => None,
+        };
+        let taken: BTreeSet<u32> = self.ports.values().filter_map(of).collect();
+        let meter = (1..=METERS).rev().find(|id| !taken.contains(id))?;
+        Some(Limited { rate, meter })
     }
 
     /// Takes a port away.

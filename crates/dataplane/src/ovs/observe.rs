@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use multihome_model::{IfName, MacAddr, Mtu};
+use multihome_model::{Bandwidth, IfName, MacAddr, Mtu};
 use multihome_netlink::{FdbEntry, Link};
 use multihome_plan::node::{Bridge, FabricBridge, FabricUplink, Flood, NodeState, Remote, Remotes, Tap, Uplink};
 
@@ -87,12 +87,13 @@ impl Ovs {
 
     fn observed_tap(&mut self, name: &IfName, tap: Tap, model: &super::Model) -> Result<Tap> {
         let port = model.get(&tap.bridge).and_then(|b| b.ports.get(name.as_str()));
-        let vlans = match port.map(|p| &p.fact) {
-            Some(Fact::Nic { vlans, .. }) => vlans.clone(),
-            _ => None,
+        let (vlans, egress) = match port.map(|p| &p.fact) {
+            Some(Fact::Nic { vlans, egress, .. }) => (vlans.clone(), egress.map(|e| e.rate)),
+            _ => (None, None),
         };
+        let bandwidth = Bandwidth { egress, ..tap.bandwidth };
         let right = self.database.port_is_right(&tap.bridge, name.as_str()) && self.is_opened(name)?;
-        Ok(Tap { alias: alias_if(right, &tap.alias), vlans, ..tap })
+        Ok(Tap { alias: alias_if(right, &tap.alias), vlans, bandwidth, ..tap })
     }
 
     /// A bridge, and those of its ports that are not devices of ours.

@@ -298,11 +298,11 @@ impl Program {
         let old: Vec<Option<&Piece>> = after.iter().map(|(o, _)| known.get(o)).collect();
         let new: Vec<Option<&Piece>> = after.iter().map(|(_, p)| p.as_ref()).collect();
         let changes = changes(&old, &new);
-        let metered = |p: &&Piece| p.meter.map(|meter| (p.port, meter));
-        let before: Vec<_> = old.iter().flatten().filter_map(metered).collect();
-        let mut meters: Vec<_> = new.iter().flatten().filter_map(metered).collect();
+        let before: Vec<_> = old.iter().flatten().flat_map(|p| &p.meters).copied().collect();
+        let mut meters: Vec<_> = new.iter().flatten().flat_map(|p| &p.meters).copied().collect();
+        // One that is made anew takes the flows with it that ask it.
         meters.retain(|m| !before.contains(m));
-        self.bridge(name).set_meters(&meters.into_iter().map(|(_, meter)| meter).collect::<Vec<_>>())?;
+        self.bridge(name).set_meters(&meters)?;
         self.stale |= changes.iter().any(|c| matches!(c, Change::Remove(_) | Change::Forget { .. }));
         self.bridge(name).apply(&changes)?;
         for (owner, piece) in after {
@@ -327,7 +327,7 @@ impl Program {
         changes.extend(flows_of(&pieces).into_iter().map(Change::Add));
         let policed = pieces.values().filter(|p| had && p.epoch.is_some()).filter_map(|p| p.port);
         changes.extend(policed.map(|port| Change::Add(flows::young(port))));
-        let meters: Vec<_> = pieces.values().filter_map(|p| p.meter).collect();
+        let meters: Vec<_> = pieces.values().flat_map(|p| &p.meters).copied().collect();
         self.bridge(name).set_meters(&meters)?;
         self.bridge(name).apply(&changes)?;
         self.known.insert(name.clone(), pieces);

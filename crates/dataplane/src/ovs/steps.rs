@@ -5,7 +5,7 @@ use multihome_netlink::{Idempotent, Offload};
 use multihome_plan::node::{Flood, Port, Remote, Step, Tap, UplinkKind};
 
 use super::Ovs;
-use super::model::{Fact, PortModel, Role};
+use super::model::{Fact, Limited, PortModel, Role};
 use crate::error::{Error, Result};
 use crate::kernel::bridge::tap_alias;
 use crate::kernel::overlay::{ANYBODY, copy_to, host};
@@ -138,22 +138,29 @@ impl Ovs {
 
     fn put_tap(&mut self, name: &IfName, tap: &Tap) -> Result<()> {
         self.expect_bridge(&tap.bridge, &format!("port {name}"))?;
-        self.kernel.make_tap(name, tap)?;
+        let there = self.kernel.make_tap(name, tap)?;
+        if there.is_some() || tap.bandwidth.ingress.is_some() {
+            self.shaping.insert(name.clone(), tap.bandwidth.ingress);
+        }
         self.kernel.plug(name, 0, &tap_alias(tap), tap.mtu, false)?;
         self.replug(name)?;
         let on = self.bridge_of(name.as_str());
-        let (port, policed) = match self.take(name.as_str()).map(|p| p.fact) {
-            Some(Fact::Nic { port, policed, .. }) => (port, policed),
+        // Before it is taken: another limit needs another meter.
+        let limited = tap.bandwidth.egress.and_then(|rate| self.model.get(&tap.bridge)?.limited(rate));
+        let (port, policed, egress) = match self.take(name.as_str()).map(|p| p.fact) {
+            Some(Fact::Nic { port, policed, egress, .. }) => (port, policed, egress),
             // Kept until it is done: it may have to be tried again.
-            _ => (self.loose.get(name).cloned(), None),
+            _ => (self.loose.get(name).cloned(), None, None),
         };
+        let same = |had: &Limited| on.as_ref() == Some(&tap.bridge) && Some(had.rate) == tap.bandwidth.egress;
+        let egress = egress.filter(same).or(limited);
         // Of rules whose groups are known by other numbers on another bridge.
         let moved = policed.as_ref().filter(|_| on.as_ref() != Some(&tap.bridge)).map(|p| p.policy.clone());
         let policy = moved.or_else(|| self.loose_policies.get(name).cloned());
         let policed = policed.filter(|_| policy.is_none());
         // Nothing passes before its rules are there.
         let facts = port.clone().filter(|_| policy.is_none());
-        let fact = Fact::Nic { vlans: tap.vlans.clone(), port: facts, policed };
+        let fact = Fact::Nic { vlans: tap.vlans.clone(), port: facts, policed, egress };
         self.put(&tap.bridge, name.as_str(), fact.into());
         let Some(policy) = policy else { return Ok(()) };
         self.put_policy(name, Some(&policy))?;
@@ -165,14 +172,16 @@ impl Ovs {
             self.loose.extend(port.map(|port| (name.clone(), port)));
             self.loose_policies.extend(policed.map(|p| (name.clone(), p.policy)));
         }
+        self.shaping.remove(name);
         self.kernel.delete_device(name)
     }
 
     pub(super) fn put_facts(&mut self, name: &IfName, facts: Option<&Port>) -> Result<()> {
         let there =
             self.bridge_of(name.as_str()).and_then(|b| Some((self.model.get(&b)?.ports.get(name.as_str())?, b)));
-        if let Some((PortModel { fact: Fact::Nic { vlans, policed, .. }, .. }, bridge)) = there {
-            let fact = Fact::Nic { vlans: vlans.clone(), port: facts.cloned(), policed: policed.clone() };
+        if let Some((PortModel { fact: Fact::Nic { vlans, policed, egress, .. }, .. }, bridge)) = there {
+            let (vlans, policed, egress) = (vlans.clone(), policed.clone(), *egress);
+            let fact = Fact::Nic { vlans, port: facts.cloned(), policed, egress };
             self.put(&bridge, name.as_str(), fact.into());
             return Ok(());
         }

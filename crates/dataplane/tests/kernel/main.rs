@@ -2,6 +2,7 @@
 //! without it every test says that it was skipped.
 #![allow(clippy::unwrap_used)]
 
+mod bandwidth;
 mod conversations;
 mod floating;
 pub(crate) mod guest;
@@ -28,7 +29,7 @@ use ipnet::IpNet;
 use multihome_dataplane::Dataplane;
 use multihome_dataplane::kernel::{Config, Kernel, Rogue};
 use multihome_dataplane::ovs::{self, Datapath, Ovs};
-use multihome_model::{IfName, MacAddr, Mtu, VlanId, Vni, names};
+use multihome_model::{Bandwidth, BitRate, IfName, MacAddr, Mtu, VlanId, Vni, names};
 use multihome_netlink::packet::{FrameBatch, filter};
 use multihome_netlink::{
     Address, Capabilities, FdbEntry, LinkChange, LinkKind, Netns, NewLink, Route, Rtnl, VethPeer, sysctl,
@@ -258,7 +259,10 @@ pub(crate) fn nic(state: &mut NodeState, n: u8, m: u8, served: bool) -> IfName {
     let bridge = name(names::BRIDGE, &format!("net{n}"));
     let mtu = Mtu::new(1450).unwrap();
     let alias = format!("nic default/n{m}");
-    state.taps.insert(tap.clone(), Tap { alias, bridge, mtu, queues: 1, tx_queue_length: None, vlans: None });
+    state.taps.insert(
+        tap.clone(),
+        Tap { alias, bridge, mtu, queues: 1, tx_queue_length: None, vlans: None, bandwidth: Bandwidth::default() },
+    );
     tap
 }
 
@@ -271,6 +275,8 @@ pub(crate) fn plan() -> NodeState {
     for (n, m) in [(1, 10), (1, 11), (2, 20), (3, 30)] {
         nic(&mut state, n, m, n == 1);
     }
+    let rate = BitRate::parse("1G").ok();
+    state.taps.get_mut(&name(names::TAP, "nic2.20")).unwrap().bandwidth = Bandwidth { ingress: rate, egress: rate };
     let kind = UplinkKind::Vxlan { vni: Vni::new(7003).unwrap(), local: None, port: 4789 };
     let uplink = Uplink {
         alias: "uplink default/net3".into(),

@@ -86,6 +86,7 @@ pub(super) fn input(node: usize, nics: &[Place]) -> NodeInput {
                 security: PortSecurity::Strict,
                 queues: 1,
                 tx_queue_length: None,
+                bandwidth: Bandwidth::default(),
             })
             .collect(),
         remote: nics

@@ -214,6 +214,7 @@ fn the_thousandth_nic_costs_what_the_tenth_did() {
             queues: 1,
             tx_queue_length: None,
             vlans: None,
+            bandwidth: Bandwidth::default(),
         };
         let port = Port { dhcp4: Service::Served, dhcp6: Service::Open, security };
         let started = Instant::now();

@@ -88,6 +88,7 @@ fn sized(riders: &[Rider], fabric: Fabric, mtus: &BTreeMap<u8, Mtu>) -> NodeStat
         security: r.security,
         queues: 1,
         tx_queue_length: None,
+        bandwidth: Bandwidth::default(),
     });
     let node = NodeFacts { fabrics: [("mgmt".to_owned(), fabric)].into(), ..Default::default() };
     build(&NodeInput { node, networks: networks.collect(), nics: nics.collect(), ..NodeInput::default() })

@@ -42,6 +42,7 @@ fn input(name: &str, m: u8) -> NodeInput {
         security: PortSecurity::Strict,
         queues: 1,
         tx_queue_length: None,
+        bandwidth: Bandwidth::default(),
     };
     let fabrics = [("street".to_owned(), Fabric { device: IfName::new("eth1").ok(), bond: None })].into();
     let node = NodeFacts { name: name.into(), fabrics, ..NodeFacts::default() };

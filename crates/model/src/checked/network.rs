@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use super::Subnet;
 use super::subnet::parse_cidr;
 use crate::{
-    DefaultPolicy, DhcpMode, Family, Mtu, NetworkSpec, NetworkType, RouteMode, Symmetric, Violations, VlanId, VlanSet,
-    Vni, names,
+    Bandwidth, DefaultPolicy, DhcpMode, Family, Mtu, NetworkSpec, NetworkType, RouteMode, Symmetric, Violations,
+    VlanId, VlanSet, Vni, names,
 };
 
 /// A Network's spec with every value parsed.
@@ -46,6 +46,8 @@ pub struct CheckedNetwork {
     pub default_policy: DefaultPolicy,
     /// The MTU that it asks for.
     pub mtu: Option<Mtu>,
+    /// How much each of its NICs may carry that says nothing itself.
+    pub bandwidth: Bandwidth,
     /// Who serves DHCP and router advertisements, for IPv4 and IPv6.
     pub dhcp: [DhcpMode; 2],
     /// The longest lease that guests are given, in seconds, for IPv4 and IPv6.
@@ -155,6 +157,7 @@ pub fn check_network(name: &str, spec: &NetworkSpec) -> Result<CheckedNetwork, V
     let admits = check_private(spec, &mut v);
     check_policies(spec, &mut v);
     check_route(spec, &mut v);
+    let bandwidth = Bandwidth::check("spec.bandwidth", spec.bandwidth.as_ref(), &mut v);
     let dhcp = [Family::IPv4, Family::IPv6].map(|f| spec.dhcp_mode(f));
     let may = |i: usize, said: bool| dhcp[i] == DhcpMode::Guard && said && spec.route != Some(RouteMode::None);
     v.into_result(CheckedNetwork {
@@ -174,6 +177,7 @@ pub fn check_network(name: &str, spec: &NetworkSpec) -> Result<CheckedNetwork, V
         policies: spec.policies.clone(),
         default_policy: spec.default_policy.unwrap_or_default(),
         mtu,
+        bandwidth,
         dhcp,
         lease_seconds: [Family::IPv4, Family::IPv6]
             .map(|f| spec.family(f).and_then(|s| s.lease_seconds).unwrap_or(Subnet::DEFAULT_LEASE)),

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::{Family, MacAddr, NetworkInterfaceSpec, ParseError, Violations, names};
+use crate::{Bandwidth, Family, MacAddr, NetworkInterfaceSpec, ParseError, Violations, names};
 
 /// A NetworkInterface's spec with every value parsed.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +15,8 @@ pub struct CheckedNic {
     pub ipv6: Option<IpAddr>,
     /// Further addresses of both families.
     pub secondary: Vec<IpAddr>,
+    /// How much it may carry, as far as it says so itself.
+    pub bandwidth: Bandwidth,
 }
 
 impl CheckedNic {
@@ -57,7 +59,8 @@ pub fn check_nic(name: &str, spec: &NetworkInterfaceSpec) -> Result<CheckedNic, 
             secondary.extend(v.take(&format!("{at}.secondary[{j}]"), address(a, family)));
         }
     }
-    v.into_result(CheckedNic { mac, ipv4: first[0], ipv6: first[1], secondary })
+    let bandwidth = Bandwidth::check("spec.bandwidth", spec.bandwidth.as_ref(), &mut v);
+    v.into_result(CheckedNic { mac, ipv4: first[0], ipv6: first[1], secondary, bandwidth })
 }
 
 /// Names of SecurityGroups: each possible, and once.

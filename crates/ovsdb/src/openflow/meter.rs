@@ -5,16 +5,29 @@
 pub struct Meter {
     /// Its number, from 1 to 0xffff0000.
     pub id: u32,
-    /// Packets per second, from 1.
+    /// What is counted.
+    pub unit: Unit,
+    /// How many of them a second, from 1.
     pub rate: u32,
     /// How many may come at once.
     pub burst: u32,
 }
 
+/// What a meter counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Packets.
+    Packets,
+    /// Kilobits: of frames without preamble and checksum.
+    Kilobits,
+}
+
 const ADD: u16 = 0;
 const DELETE: u16 = 2;
-/// Packets rather than kilobits, and a burst (`OFPMF_PKTPS`, `OFPMF_BURST`).
-const FLAGS: u16 = 2 | 4;
+/// `OFPMF_KBPS`, `OFPMF_PKTPS` and `OFPMF_BURST`.
+const KBPS: u16 = 1;
+const PKTPS: u16 = 2;
+const BURST: u16 = 4;
 const DROP: u16 = 1;
 
 impl Meter {
@@ -27,11 +40,12 @@ impl Meter {
             &self.burst.to_be_bytes(),
             &[0; 4],
         ];
-        [&ADD.to_be_bytes()[..], &FLAGS.to_be_bytes(), &self.id.to_be_bytes(), &band.concat()].concat()
+        let unit = if self.unit == Unit::Kilobits { KBPS } else { PKTPS };
+        [&ADD.to_be_bytes()[..], &(unit | BURST).to_be_bytes(), &self.id.to_be_bytes(), &band.concat()].concat()
     }
 }
 
 /// Removes a meter, if it is there.
 pub(super) fn delete(id: u32) -> Vec<u8> {
-    [&DELETE.to_be_bytes()[..], &FLAGS.to_be_bytes(), &id.to_be_bytes()].concat()
+    [&DELETE.to_be_bytes()[..], &(PKTPS | BURST).to_be_bytes(), &id.to_be_bytes()].concat()
 }

@@ -17,7 +17,7 @@ pub use flow::Flow;
 pub use group::{Bucket, Group};
 pub use learn::{Learn, Part};
 pub use matching::{Field, Mac, Match, ct, field};
-pub use meter::Meter;
+pub use meter::{Meter, Unit};
 pub use paused::{Closer, Held, Paused};
 pub use read::Seen;
 

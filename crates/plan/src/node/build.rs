@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use multihome_model::checked::CheckedNetwork;
-use multihome_model::{DhcpMode, Family, IfName, MacAddr, Mtu, NetworkType, PortSecurity, Vni, names};
+use multihome_model::{Bandwidth, DhcpMode, Family, IfName, MacAddr, Mtu, NetworkType, PortSecurity, Vni, names};
 use serde::{Deserialize, Serialize};
 
 use crate::policy::{Members, Policy};
@@ -63,6 +63,8 @@ pub struct NodeNic {
     pub queues: u32,
     /// Transmit queue length in packets.
     pub tx_queue_length: Option<u32>,
+    /// How much it may carry, as far as it says so itself.
+    pub bandwidth: Bandwidth,
 }
 
 /// How a fabric is present on a node.
@@ -326,6 +328,7 @@ fn add_nic(nic: &NodeNic, network: &NodeNetwork, bridge: IfName, state: &mut Nod
             mtu: network.mtu,
             queues: nic.queues,
             tx_queue_length: nic.tx_queue_length,
+            bandwidth: nic.bandwidth.or(network.spec.bandwidth),
             vlans: trunk.then(|| PortVlans { tagged: network.spec.trunk.clone(), native: network.spec.vlan }),
         },
     );

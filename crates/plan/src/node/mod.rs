@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use multihome_model::{BondMode, IfName, MacAddr, Mtu, VlanId, VlanSet, Vni};
+use multihome_model::{Bandwidth, BondMode, IfName, MacAddr, Mtu, VlanId, VlanSet, Vni};
 use serde::{Deserialize, Serialize};
 
 use crate::policy::{Members, Policy};
@@ -237,6 +237,9 @@ pub struct Tap {
     /// Its VLANs, where it is a port of a fabric's bridge.
     #[serde(default)]
     pub vlans: Option<PortVlans>,
+    /// How much it may carry.
+    #[serde(default, skip_serializing_if = "Bandwidth::is_unlimited")]
+    pub bandwidth: Bandwidth,
 }
 
 /// The VLANs of a trunk's port.

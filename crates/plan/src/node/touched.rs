@@ -16,6 +16,9 @@ pub struct Touched {
     /// How its network leaves the node, before and after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub way_out: Option<(String, String)>,
+    /// How much it may carry, before and after, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<(String, String)>,
     /// The VLANs of a trunk, or who speaks DHCP to it, or what it may send, or its policies.
     pub port: bool,
 }
@@ -28,6 +31,7 @@ pub fn touched(before: &NodeState, after: &NodeState) -> BTreeMap<String, Touche
         let ways = (way_out(before, old), way_out(after, new));
         let change = Touched {
             mtu: (old.mtu != new.mtu).then_some((old.mtu, new.mtu)),
+            bandwidth: (old.bandwidth != new.bandwidth).then(|| (old.bandwidth.to_string(), new.bandwidth.to_string())),
             way_out: (ways.0 != ways.1).then_some(ways),
             port: old.vlans != new.vlans
                 || before.ports.get(name) != after.ports.get(name)

@@ -146,8 +146,8 @@ pub(super) struct Piece {
     pub(super) learns: bool,
     /// How often the rules of its NIC were changed, if it has some.
     pub(super) epoch: Option<u32>,
-    /// How much its flows let pass of what is counted, if they do.
-    pub(super) meter: Option<Meter>,
+    /// How much its flows let pass of what is counted.
+    pub(super) meters: Vec<Meter>,
 }
 
 impl Piece {
@@ -194,7 +194,9 @@ pub(super) fn base(role: &Role, uplink: Option<Way<'_>>) -> Piece {
 pub(super) fn port(role: &Role, number: u32, fact: &Fact) -> Piece {
     let sorts = !matches!(role, Role::Network(_));
     let piece = match fact {
-        Fact::Nic { port: Some(facts), policed, .. } => nic::port(number, facts, policed.as_ref(), sorts),
+        Fact::Nic { port: Some(facts), policed, egress, .. } => {
+            nic::port(number, facts, policed.as_ref(), *egress, sorts)
+        }
         // Of whom nothing is known nothing is heard.
         Fact::Nic { port: None, .. } => Piece::default(),
         Fact::Fixed { mac, gateway } => network::fixed(number, *mac, *gateway),

@@ -2,15 +2,16 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use multihome_ovsdb::openflow::{Actions, Flow, Learn, Match, Meter, field};
+use multihome_ovsdb::openflow::{Actions, Flow, Learn, Match, Meter, Unit, field};
 use multihome_plan::node::{Port, Security, Service};
 
+use super::super::model::Limited;
 use super::super::policy::Policed;
 use super::{
     ADVERTISED, ALL, ASKS, CLOSED, CLOSED4, CLOSED6, GUEST, HEARS, IN, LEARN, LEARNED, MAC, OPEN4, OPEN6, OUT, PORT,
     Piece, REFUSE, ROGUE, SAID, SORT, SOURCE6, STRICT, TO, TRIED, UNKNOWN, learned, mark,
 };
-use crate::kernel::Rogue;
+use crate::kernel::{BURST, Rogue};
 
 /// EtherType of probes between nodes (crate `probe`).
 pub(super) const PROBES: u16 = 0x88b5;
@@ -116,7 +117,13 @@ pub(super) fn learns(port: u32, limit: u32) -> Flow {
 const ADDRESSES: u32 = 1024;
 
 /// What a NIC may send, and what it hears. `sorts` says that its bridge sorts by VLAN, and forwards by itself.
-pub(super) fn port(number: u32, facts: &Port, policed: Option<&Policed>, sorts: bool) -> Piece {
+pub(super) fn port(
+    number: u32,
+    facts: &Port,
+    policed: Option<&Policed>,
+    egress: Option<Limited>,
+    sorts: bool,
+) -> Piece {
     // Each fact is looked at: one that this engine does not know must not be passed over.
     let Port { dhcp4, dhcp6, security } = facts;
     let mut piece = Piece { epoch: policed.map(|p| p.epoch), ..Piece::default() };
@@ -133,7 +140,17 @@ pub(super) fn port(number: u32, facts: &Port, policed: Option<&Policed>, sorts: 
         marks |= if is { bit } else { 0 };
     }
     let own = || Match::any().in_port(number);
-    piece.flows.push(Flow::new(IN, 10, own()).marks(marks).then(GUEST));
+    let enters = Flow::new(IN, 10, own());
+    let enters = match egress {
+        Some(Limited { meter, rate }) => {
+            // As the kernel's engine.
+            let burst = rate.get() + BURST / 125;
+            piece.meters.push(Meter { id: meter, unit: Unit::Kilobits, rate: rate.get(), burst });
+            enters.does(Actions::none().meter(meter))
+        }
+        None => enters,
+    };
+    piece.flows.push(enters.marks(marks).then(GUEST));
     match security {
         Security::Promiscuous | Security::Trunk(None) => {}
         Security::Trunk(Some(mac)) => {
@@ -191,7 +208,7 @@ fn asking(piece: &mut Piece, number: u32, mac: [u8; 6], facts: &Port) {
         let all = ipv6.iter().map(|ip| own().ipv6().ipv6_src(*ip).protocol(17).udp_dst(547));
         piece.flows.extend(all.map(|m| Flow::new(STRICT, 60, m).does(Actions::none().meter(number)).then(SAID)));
     }
-    piece.meter = Some(Meter { id: number, rate: ASKS_PER_SECOND, burst: ASKS_AT_ONCE });
+    piece.meters.push(Meter { id: number, unit: Unit::Packets, rate: ASKS_PER_SECOND, burst: ASKS_AT_ONCE });
 }
 
 /// What a NIC on a network's bridge hears.
