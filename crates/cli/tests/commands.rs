@@ -192,6 +192,11 @@ spec:
     s.until("multihome get nic app-eth1 -o yaml", "policies:\n  - database\n").await;
     s.apply(&machine("policies.multihome.io/eth1: ''")).await;
     s.until("multihome get sg database -o yaml", "nics: 1").await;
+    // And rates, by the names that pods have.
+    s.apply(&machine("kubernetes.io/egress-bandwidth: 10M, kubernetes.io/ingress-bandwidth: 1G")).await;
+    s.until("multihome get nic app-eth1 -o yaml", "bandwidth:\n    ingress: 1G\n    egress: 10M\n").await;
+    s.apply(&machine("kubernetes.io/egress-bandwidth: 10M, egress-bandwidth.multihome.io/eth1: 20M")).await;
+    s.until("multihome get nic app-eth1 -o yaml", "bandwidth:\n    ingress: 1G\n    egress: 20M\n").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

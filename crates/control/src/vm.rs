@@ -9,8 +9,9 @@ use kube::{Resource, ResourceExt};
 use multihome_model::checked::{CheckedNetwork, check_network, check_nic};
 use multihome_model::kubevirt::{Interface, NetworkSource, VirtualMachineInstanceSpec, network_source};
 use multihome_model::{
-    ANNOTATION_POD_NETWORK, ANNOTATION_POLICIES, ANNOTATION_POLICIES_OF, Bandwidth, Family, MGMT_FABRIC, MacAddr, Mtu,
-    Network, NetworkInterface, NetworkType, names, quantity,
+    ANNOTATION_POD_NETWORK, ANNOTATION_POLICIES, ANNOTATION_POLICIES_OF, ANNOTATIONS_BANDWIDTH,
+    ANNOTATIONS_BANDWIDTH_OF, Bandwidth, BandwidthSpec, Family, MGMT_FABRIC, MacAddr, Mtu, Network, NetworkInterface,
+    NetworkType, names, quantity,
 };
 use multihome_plan::mtu;
 use multihome_plan::route::{RoutePlan, VmNic, plan};
@@ -183,6 +184,16 @@ pub const DEFAULT_INTERFACE: &str = "default";
 pub fn annotated_policies(annotations: &BTreeMap<String, String>, interface: &str) -> Option<Vec<String>> {
     let own = annotations.get(&format!("{ANNOTATION_POLICIES_OF}{interface}"));
     own.or_else(|| annotations.get(ANNOTATION_POLICIES)).map(|text| group_names(text))
+}
+
+/// The rates that a VM's annotations give an interface: its own, else those of all. A way of which they say nothing is the NIC's own
+/// spec's affair.
+pub fn annotated_bandwidth(annotations: &BTreeMap<String, String>, interface: &str) -> Option<BandwidthSpec> {
+    let said = |way: usize| {
+        let own = annotations.get(&format!("{}{interface}", ANNOTATIONS_BANDWIDTH_OF[way]));
+        own.or_else(|| annotations.get(ANNOTATIONS_BANDWIDTH[way])).cloned()
+    };
+    Some(BandwidthSpec { ingress: said(0), egress: said(1) }).filter(|b| *b != BandwidthSpec::default())
 }
 
 /// The names of SecurityGroups in the value of an annotation.

@@ -73,5 +73,10 @@ pub const ANNOTATION_POLICIES: &str = "multihome.io/policies";
 /// Begin of an annotation on a VirtualMachine: the interface's name follows, and the value is its SecurityGroups, separated by
 /// commas, in place of those of all.
 pub const ANNOTATION_POLICIES_OF: &str = "policies.multihome.io/";
+/// Annotations on a VirtualMachine, as Kubernetes has them on pods: how much reaches the guest by each of its NICs, and how much leaves
+/// it, as quantities of bits per second.
+pub const ANNOTATIONS_BANDWIDTH: [&str; 2] = ["kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"];
+/// Begins of annotations on a VirtualMachine: the interface's name follows, and the value is its own, in place of that of all.
+pub const ANNOTATIONS_BANDWIDTH_OF: [&str; 2] = ["ingress-bandwidth.multihome.io/", "egress-bandwidth.multihome.io/"];
 /// Annotation on a VirtualMachine: its NICs may share a network.
 pub const ANNOTATION_ALLOW_SAME_NETWORK: &str = "multihome.io/allow-same-network";

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
 use multihome_control::admission::{Lookup, Refusal, Request, Rules, Verb};
-use multihome_control::vm::{self, annotated_policies, manifest_nics, nic_name, pod_network};
+use multihome_control::vm::{self, annotated_bandwidth, annotated_policies, manifest_nics, nic_name, pod_network};
 use multihome_control::world::Tables;
 use multihome_control::{Key, fabric, policy};
 use multihome_model::kubevirt::NetworkSource;
@@ -131,6 +131,7 @@ impl Planned {
                 primary: primary.then_some(true),
                 mac: m.interface.mac_address.clone(),
                 policies: annotated_policies(machine.annotations(), &m.interface.name).unwrap_or_default(),
+                bandwidth: annotated_bandwidth(machine.annotations(), &m.interface.name),
                 ..Default::default()
             };
             let mut nic = NetworkInterface::new(&name, spec);

@@ -8,8 +8,8 @@ use multihome_model::kubevirt::{
     NetworkSource, VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceSpec, check_instance, check_machine,
 };
 use multihome_model::{
-    ANNOTATION_ALLOW_SAME_NETWORK, ANNOTATION_POLICIES, ANNOTATION_POLICIES_OF, ANNOTATION_PRIMARY, MacAddr, Network,
-    NetworkInterface, Violations,
+    ANNOTATION_ALLOW_SAME_NETWORK, ANNOTATION_POLICIES, ANNOTATION_POLICIES_OF, ANNOTATION_PRIMARY,
+    ANNOTATIONS_BANDWIDTH, ANNOTATIONS_BANDWIDTH_OF, BitRate, MacAddr, Network, NetworkInterface, Violations,
 };
 use serde_json::Value;
 
@@ -21,13 +21,14 @@ use crate::world::network_key;
 
 pub(super) fn validate_machine(rules: &Rules, req: &Request<'_>, look: &dyn Lookup) -> Verdict {
     let Some(new) = req.new else { return Ok(()) };
-    if req.old.is_some() && !spec_changed(req) && !policies_changed(req) {
+    if req.old.is_some() && !spec_changed(req) && !annotations_changed(req) {
         return Ok(());
     }
     let vm: VirtualMachine = parse(new)?;
     let mut v = check_machine(req.name, &vm.spec);
     if v.is_empty() {
         policies(req, look, &vm.spec.template.spec, &vm.metadata, &mut v);
+        bandwidth(req, &vm.spec.template.spec, &mut v);
         let flags = Flags::of(&vm.metadata);
         networks(req, look, "spec.template.spec", &vm.spec.template.spec, &flags, &mut v);
         images(rules, "spec.template.spec", &vm.spec.template.spec, &mut v);
@@ -37,28 +38,53 @@ pub(super) fn validate_machine(rules: &Rules, req: &Request<'_>, look: &dyn Look
 
 pub(super) fn validate_instance(rules: &Rules, req: &Request<'_>, look: &dyn Lookup) -> Verdict {
     let Some(new) = req.new else { return Ok(()) };
-    if req.old.is_some() && !spec_changed(req) && !policies_changed(req) {
+    if req.old.is_some() && !spec_changed(req) && !annotations_changed(req) {
         return Ok(());
     }
     let vmi: VirtualMachineInstance = parse(new)?;
     let mut v = check_instance(req.name, &vmi.spec);
     if v.is_empty() {
         policies(req, look, &vmi.spec, &vmi.metadata, &mut v);
+        bandwidth(req, &vmi.spec, &mut v);
         networks(req, look, "spec", &vmi.spec, &Flags::of(&vmi.metadata), &mut v);
         images(rules, "spec", &vmi.spec, &mut v);
     }
     Ok(v.into_result(())?)
 }
 
-/// The annotations that name SecurityGroups.
-fn policies_of(meta: Option<&Value>) -> Vec<(&String, &str)> {
+/// The annotations of which this is true.
+fn annotations_of(meta: Option<&Value>, ours: impl Fn(&str) -> bool) -> Vec<(&String, &str)> {
     let all = meta.and_then(|m| m.get("metadata")?.get("annotations")?.as_object());
-    let ours = |name: &str| name == ANNOTATION_POLICIES || name.starts_with(ANNOTATION_POLICIES_OF);
     all.into_iter().flatten().filter(|(n, _)| ours(n)).filter_map(|(n, v)| Some((n, v.as_str()?))).collect()
 }
 
-fn policies_changed(req: &Request<'_>) -> bool {
-    policies_of(req.old) != policies_of(req.new)
+/// The annotations that name SecurityGroups.
+fn policies_of(meta: Option<&Value>) -> Vec<(&String, &str)> {
+    annotations_of(meta, |name| name == ANNOTATION_POLICIES || name.starts_with(ANNOTATION_POLICIES_OF))
+}
+
+/// The annotations that say how much NICs carry.
+fn bandwidth_of(meta: Option<&Value>) -> Vec<(&String, &str)> {
+    let of = |name: &str| ANNOTATIONS_BANDWIDTH_OF.iter().any(|begin| name.starts_with(begin));
+    annotations_of(meta, |name| ANNOTATIONS_BANDWIDTH.contains(&name) || of(name))
+}
+
+fn annotations_changed(req: &Request<'_>) -> bool {
+    policies_of(req.old) != policies_of(req.new) || bandwidth_of(req.old) != bandwidth_of(req.new)
+}
+
+/// Rates must be such, and interfaces that are named must be there.
+fn bandwidth(req: &Request<'_>, spec: &VirtualMachineInstanceSpec, v: &mut Violations) {
+    let nics = manifest_nics(spec);
+    for (name, text) in bandwidth_of(req.new) {
+        let field = format!("metadata.annotations[{name}]");
+        let interface = ANNOTATIONS_BANDWIDTH_OF.iter().find_map(|begin| name.strip_prefix(begin));
+        if let Some(interface) = interface.filter(|i| !nics.iter().any(|n| n.interface.name == **i)) {
+            let all = ANNOTATIONS_BANDWIDTH.join(" or ");
+            v.add(&field, format!("the VM has no interface {interface:?}: name one of its own, or use {all}"));
+        }
+        v.take(&field, BitRate::parse(text));
+    }
 }
 
 /// SecurityGroups that annotations name must be there, and what they are for, too; those that were named before may be missing.

@@ -20,7 +20,7 @@ use serde_json::json;
 
 use super::{Context, Failure, Outcome};
 use crate::queue::Next;
-use crate::vm::{ManifestNic, annotated_policies, manifest_nics, nic_name, pod_network};
+use crate::vm::{ManifestNic, annotated_bandwidth, annotated_policies, manifest_nics, nic_name, pod_network};
 use crate::world::vm_key;
 use crate::{Key, fabric, node, status};
 
@@ -298,6 +298,7 @@ where
     let there = ctx.world.read().nics.get(&Key::new(key.namespace.clone(), name.clone())).cloned();
     let annotations = owner.meta().annotations.clone().unwrap_or_default();
     let policies = annotated_policies(&annotations, &m.interface.name);
+    let bandwidth = annotated_bandwidth(&annotations, &m.interface.name);
     if let Some(there) = there {
         if !owned_by(&there, owner) {
             let mine = vm_key(&there).as_ref() == Some(key);
@@ -321,6 +322,13 @@ where
         }
         if let Some(policies) = policies.filter(|p| *p != there.spec.policies) {
             patch["policies"] = json!(policies);
+        }
+        if let Some(wanted) = bandwidth {
+            let is = there.spec.bandwidth.clone().unwrap_or_default();
+            let differs = |want: &Option<String>, is: Option<String>| want.is_some() && *want != is;
+            if differs(&wanted.ingress, is.ingress) || differs(&wanted.egress, is.egress) {
+                patch["bandwidth"] = json!(wanted);
+            }
         }
         if patch != json!({}) {
             let patch = Patch::Merge(json!({"spec": patch}));
@@ -347,6 +355,7 @@ where
             model: m.interface.model.as_deref().and_then(model),
             link_state: link,
             policies: policies.unwrap_or_default(),
+            bandwidth,
             allow_same_network: annotations.get(ANNOTATION_ALLOW_SAME_NETWORK).is_some_and(|v| v == "true"),
             ..Default::default()
         },
