@@ -57,7 +57,7 @@ fn a_network_says_in_one_word_what_is_wrong_with_it() {
     }
     assert_eq!(v.pointer("/status/route/mode").and_then(|m| m.as_str()), Some("Auto"));
     // The one lease is the guest's: probing took none.
-    let taken = std::fs::read_to_string(&leases).unwrap_or_default();
+    let taken = std::fs::read_to_string(lan.dir().join("leases")).unwrap_or_default();
     assert_eq!(taken.lines().count(), 1, "{taken}");
     let ours = node.get("net", "ours");
     assert_eq!(four(&ours, "gateway/reason"), "Ours");
