@@ -56,11 +56,13 @@ async fn tell(agent: &Agent, reports: &mut Reports, key: &Key, network: &Network
     let node = &agent.config.node;
     let stands = network.status.as_ref().and_then(|s| s.connectivity.get(node));
     let id = (key.clone(), network.metadata.uid.clone());
+    // Before the verdict: what is found out in between is in it.
+    let unknown = agent.probes.routed_unknown(&key.to_string());
     let now = reports.placed.get(key).map(|p| merge(p, agent.probes.verdict(&key.to_string())));
     // What stands there may be older than what was told last; events follow from the latter.
     let before = reports.told.get(&id).or(stands).cloned();
     let stamp = status::now();
-    let dated = now.map(|n| date(keep(n, before.as_ref()), before.as_ref(), &stamp));
+    let dated = now.map(|n| date(keep(n, before.as_ref(), unknown), before.as_ref(), &stamp));
     if dated.as_ref() == stands {
         if let Some(same) = dated {
             reports.told.insert(id, same);
@@ -100,8 +102,19 @@ async fn events(agent: &Agent, network: &Network, before: Option<&Connectivity>,
 }
 
 /// What was known before holds until something else is found: when this process was started anew, or more is asked for.
-fn keep(now: Connectivity, before: Option<&Connectivity>) -> Connectivity {
-    let Some(before) = before.filter(|b| now.probing && !b.probing) else { return now };
+/// `unknown` says by family whether it has yet to be found out that a gateway is routed to.
+fn keep(mut now: Connectivity, before: Option<&Connectivity>, unknown: [bool; 2]) -> Connectivity {
+    let Some(before) = before else { return now };
+    // It is asked apart from all else, and may be known later.
+    let families = [(&mut now.ipv4, &before.ipv4), (&mut now.ipv6, &before.ipv6)];
+    for ((now, before), unknown) in families.into_iter().zip(unknown) {
+        if let Some(routed) = before.as_ref().and_then(|b| b.routed.clone()).filter(|_| unknown) {
+            now.get_or_insert_default().routed.get_or_insert(routed);
+        }
+    }
+    if !now.probing || before.probing {
+        return now;
+    }
     let told = |l: &ProbeResult| [ANSWERS, LAYER2_UNREACHABLE].contains(&l.reason.as_str());
     let unknown = now.layer2.as_ref().is_some_and(|l| l.reason == IN_PLACE);
     let family = |now: Option<FamilyConnectivity>, before: &Option<FamilyConnectivity>| {
@@ -110,6 +123,7 @@ fn keep(now: Connectivity, before: Option<&Connectivity>) -> Connectivity {
             dhcp: now.dhcp.or(before.dhcp),
             gateway: now.gateway.or(before.gateway),
             learnt: now.learnt.or(before.learnt),
+            routed: now.routed.or(before.routed),
         };
         (kept != FamilyConnectivity::default()).then_some(kept)
     };
@@ -137,6 +151,7 @@ fn date(mut now: Connectivity, before: Option<&Connectivity>, stamp: &str) -> Co
                     .filter(|b| *b == FamilyRoute { time: b.time.clone(), ..l.clone() });
                 same.unwrap_or(FamilyRoute { time: Some(stamp.to_owned()), ..l })
             }),
+            routed: result(f.routed, before.and_then(|b| b.routed.as_ref())),
         })
     };
     now.ipv4 = family(now.ipv4, before.and_then(|b| b.ipv4.as_ref()));
@@ -153,6 +168,7 @@ fn merge(placed: &Connectivity, found: Option<Connectivity>) -> Connectivity {
             dhcp: p.dhcp.clone().or(f.dhcp),
             gateway: p.gateway.clone().or(f.gateway),
             learnt: f.learnt,
+            routed: f.routed,
         }),
         (p, f) => f.or_else(|| p.clone()),
     };
@@ -178,6 +194,7 @@ fn placed(network: &NodeNetwork, input: &NodeInput, failures: &[StepError]) -> C
             dhcp: (subnet.dhcp == DhcpMode::Server).then(|| ProbeResult::new(true, OURS, "Multihome serves it here")),
             gateway: gateway.map(|g| ProbeResult::new(true, OURS, format!("{g} is Multihome's own, in place"))),
             learnt: None,
+            routed: None,
         };
         (f != FamilyConnectivity::default()).then_some(f)
     };
@@ -245,7 +262,7 @@ fn layer2(network: &NodeNetwork, input: &NodeInput, failures: &[StepError]) -> P
 #[cfg(test)]
 mod tests {
     use super::*;
-    use multihome_model::connectivity::{GATEWAY_SILENT, NO_CARRIER};
+    use multihome_model::connectivity::{GATEWAY_SILENT, NO_CARRIER, NOT_ROUTED};
 
     fn result(reason: &str) -> Option<ProbeResult> {
         Some(ProbeResult::new(reason != GATEWAY_SILENT, reason, "words"))
@@ -253,7 +270,7 @@ mod tests {
 
     fn four(gateway: &str) -> Option<FamilyConnectivity> {
         let learnt = Some(FamilyRoute { cidr: Some("10.0.0.0/24".into()), ..FamilyRoute::default() });
-        Some(FamilyConnectivity { dhcp: None, gateway: result(gateway), learnt })
+        Some(FamilyConnectivity { gateway: result(gateway), learnt, ..FamilyConnectivity::default() })
     }
 
     #[test]
@@ -261,18 +278,35 @@ mod tests {
         let before = Connectivity { layer2: result(ANSWERS), ipv4: four(GATEWAY_SILENT), ..Connectivity::default() };
         let before = date(before, None, "t1");
         let started = Connectivity { probing: true, layer2: result(IN_PLACE), ..Connectivity::default() };
-        assert_eq!(date(keep(started.clone(), Some(&before)), Some(&before), "t2"), before);
-        assert!(keep(started.clone(), None).probing, "of what nobody knew before nothing is known");
+        assert_eq!(date(keep(started.clone(), Some(&before), [false; 2]), Some(&before), "t2"), before);
+        assert!(keep(started.clone(), None, [false; 2]).probing, "of what nobody knew before nothing is known");
         // What was found is told, at once or in the end.
         let pulled = Connectivity { layer2: result(NO_CARRIER), ..Connectivity::default() };
-        assert_eq!(keep(pulled.clone(), Some(&before)), pulled);
+        assert_eq!(keep(pulled.clone(), Some(&before), [false; 2]), pulled);
         let partly = Connectivity { ipv4: four(ANSWERS), ..started };
-        let now = date(keep(partly, Some(&before)), Some(&before), "t2");
+        let now = date(keep(partly, Some(&before), [false; 2]), Some(&before), "t2");
         let (four, layer2) = (now.ipv4.unwrap(), now.layer2.unwrap());
         assert_eq!((layer2.reason.as_str(), layer2.time.as_deref()), (ANSWERS, Some("t1")));
         let gateway = four.gateway.unwrap();
         assert_eq!((gateway.reason.as_str(), gateway.time.as_deref()), (ANSWERS, Some("t2")));
         assert_eq!(four.learnt.unwrap().time.as_deref(), Some("t1"), "the subnet is the same");
+    }
+
+    #[test]
+    fn whether_management_is_routed_holds_while_it_is_asked_anew() {
+        let routed = |word: &str| {
+            let routed = Some(ProbeResult::new(word != NOT_ROUTED, word, "words"));
+            Some(FamilyConnectivity { routed, ..FamilyConnectivity::default() })
+        };
+        let before = date(Connectivity { ipv4: routed(NOT_ROUTED), ..Connectivity::default() }, None, "t1");
+        // All else is known already.
+        let anew = |now: Connectivity, unknown| date(keep(now, Some(&before), [unknown, false]), Some(&before), "t2");
+        assert_eq!(anew(Connectivity::default(), true), before);
+        assert_eq!(anew(Connectivity::default(), false).ipv4, None, "it is not asked any more");
+        assert_eq!(anew(Connectivity { ipv4: routed(NOT_ROUTED), ..Connectivity::default() }, false), before);
+        let now = anew(Connectivity { ipv4: routed(ANSWERS), ..Connectivity::default() }, true);
+        let now = now.ipv4.and_then(|f| f.routed).unwrap();
+        assert_eq!((now.reason.as_str(), now.time.as_deref()), (ANSWERS, Some("t2")));
     }
 
     #[test]

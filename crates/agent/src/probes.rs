@@ -143,6 +143,8 @@ fn subject(t: &Tables, node: &str, network: &NodeNetwork, input: &NodeInput) -> 
         (Some(d), None) => d.to_string(),
         (Some(d), Some(vlan)) => format!("VLAN {} of {d}", vlan.get()),
     };
+    // Only a gateway of somebody else's can be behind other routers; and where nothing is asked of others, it is not either.
+    let routed = !spec.owns_gateway && spec.route != RouteMode::None;
     Subject {
         device,
         network: names::wire_hash(&network.uid),
@@ -160,6 +162,7 @@ fn subject(t: &Tables, node: &str, network: &NodeNetwork, input: &NodeInput) -> 
             IpAddr::V6(a) => Some(a),
             IpAddr::V4(_) => None,
         }),
+        routed: [routed; 2],
     }
 }
 

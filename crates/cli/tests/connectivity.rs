@@ -30,6 +30,8 @@ fn a_network_says_in_one_word_what_is_wrong_with_it() {
     let mut node = Node::start(env!("CARGO_BIN_EXE_multihome"));
     let mut lan = Lan::new(&node, "lan0", &["10.78.0.1/24"]);
     lan.serve_dhcp(&["--dhcp-range=10.78.0.50,10.78.0.99,255.255.255.0,1h"]);
+    // The router is a neighbour of the node's own network, too, which has no route to what is behind it yet.
+    lan.manage(&node, "mgmt0", "10.79.0.2/24", "10.79.0.1/24");
     let lan_and_net = "apiVersion: multihome.io/v1alpha1\nkind: ClusterNetwork\nmetadata: {name: lan}\nspec: {uplinks: [{nics: [lan0]}]}\n---\napiVersion: multihome.io/v1alpha1\nkind: Network\nmetadata: {name: office}\nspec: {type: Untagged, clusterNetwork: lan, route: Auto}\n---\n";
     node.apply(&(lan_and_net.to_owned() + &network("ours", "Management", 71, 600)));
     assert_eq!(says(&node, "office", "NotCarried"), "no node carries it: no NIC of it is with a running VM");
@@ -60,7 +62,21 @@ fn a_network_says_in_one_word_what_is_wrong_with_it() {
     let taken = std::fs::read_to_string(lan.dir().join("leases")).unwrap_or_default();
     assert_eq!(taken.lines().count(), 1, "{taken}");
     let ours = node.get("net", "ours");
-    assert_eq!(four(&ours, "gateway/reason"), "Ours");
+    assert_eq!((four(&ours, "gateway/reason"), four(&ours, "routed/reason")), ("Ours".into(), String::new()));
+
+    // Management is not routed to it, which is nothing wrong.
+    let routed = |node: &Node, word: &str| {
+        eventually(&format!("routed: {word}"), 20, || {
+            let v = node.get("net", "office");
+            (four(&v, "routed/reason") == word).then(|| four(&v, "routed/message"))
+        })
+    };
+    assert_eq!(
+        routed(&node, "NotRouted"),
+        "10.78.0.1 does not answer from the node's own network: no route leads from management to it, or it does not answer ping there"
+    );
+    assert_eq!(says(&node, "office", "Connected"), "nothing wrong on node node1");
+    assert!(node.cli(&["doctor", "net/office"]).contains("net/office: healthy: node node1 finds nothing wrong"));
 
     // The router loses its address: the cable is in, and nobody answers.
     let at = |words: &str| {
@@ -79,7 +95,6 @@ fn a_network_says_in_one_word_what_is_wrong_with_it() {
     at("link set wire arp on");
     says(&node, "office", "Connected");
 
-    assert!(node.cli(&["doctor", "net/office"]).contains("net/office: healthy: node node1 finds nothing wrong"));
     at("link set wire down");
     let text = says(&node, "office", "NoCarrier");
     assert_eq!(text, "on node node1: lan0 has no carrier: look at its cable and at the switch");
@@ -92,8 +107,10 @@ fn a_network_says_in_one_word_what_is_wrong_with_it() {
         assert!(events.contains(&format!("\"reason\": \"{reason}\"")), "{reason} in {events}");
     }
 
+    assert!(!events.contains("NotRouted"), "{events}");
+
     // A server that is started anew has nothing to ask before it says what it knew.
-    let since = |node: &Node| four(&node.get("net", "office"), "dhcp/time");
+    let since = |node: &Node| ["dhcp/time", "routed/time"].map(|p| four(&node.get("net", "office"), p));
     let before = since(&node);
     node.kill_server();
     node.serve();
@@ -102,8 +119,18 @@ fn a_network_says_in_one_word_what_is_wrong_with_it() {
         let v = node.get("net", "office");
         let word = v.pointer("/status/conditions").map(ToString::to_string).unwrap_or_default();
         assert!(word.contains("\"reason\":\"Connected\""), "{v}");
-        assert!(!before.is_empty() && four(&v, "dhcp/time") == before, "{v}");
+        let now = ["dhcp/time", "routed/time"].map(|p| four(&v, p));
+        assert!(before.iter().all(|t| !t.is_empty()) && now == before, "{v}");
     }
+
+    // One that is started anew once there is a route finds it.
+    node.kill_server();
+    let route = ["-n", node.netns(), "route", "add", "10.78.0.0/24", "via", "10.79.0.1"];
+    assert!(Command::new("ip").args(route).status().is_ok_and(|s| s.success()));
+    node.serve();
+    let text = routed(&node, "Answers");
+    assert_eq!(text, "10.78.0.1 answers from the node's own network: management is routed to it");
+    assert_eq!(says(&node, "office", "Connected"), "nothing wrong on node node1");
 
     // Nobody has a NIC of it any more: the node says nothing of it.
     node.cli(&["vm", "stop", "web"]);

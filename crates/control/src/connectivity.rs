@@ -124,7 +124,7 @@ fn sentence(l: &FamilyRoute) -> String {
 mod tests {
     use super::*;
     use multihome_model::checked::check_network;
-    use multihome_model::connectivity::{ANSWERS, DHCP_SILENT, GATEWAY_SILENT, IN_PLACE};
+    use multihome_model::connectivity::{ANSWERS, DHCP_SILENT, GATEWAY_SILENT, IN_PLACE, NOT_ROUTED};
     use multihome_model::{IpFamilySpec, NetworkSpec, NetworkType};
 
     fn untagged(cidr: Option<&str>) -> CheckedNetwork {
@@ -141,11 +141,13 @@ mod tests {
         });
         let gateway = gateway.map(|word| ProbeResult::new(word == ANSWERS, word, format!("the gateway: {word}")));
         let dhcp = Some(ProbeResult::new(gateway.is_none(), DHCP_SILENT, "no server"));
+        // That management is not routed to it changes nothing of what follows.
+        let routed = Some(ProbeResult::new(false, NOT_ROUTED, "not routed"));
         Connectivity {
             probing: layer2 == PROBING,
             layer2: Some(ProbeResult::new(true, layer2, "in place")),
             path_mtu: None,
-            ipv4: Some(FamilyConnectivity { gateway, dhcp, learnt }),
+            ipv4: Some(FamilyConnectivity { gateway, dhcp, learnt, routed }),
             ipv6: None,
         }
     }

@@ -136,7 +136,7 @@ fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, len: usize) -> u32 {
 }
 
 /// The Internet checksum (RFC 1071) over `bytes`, starting from `sum`.
-pub(crate) fn checksum(bytes: &[u8], mut sum: u32) -> u16 {
+pub fn checksum(bytes: &[u8], mut sum: u32) -> u16 {
     let mut pairs = bytes.chunks_exact(2);
     for pair in &mut pairs {
         sum += u32::from(u16::from_be_bytes([pair[0], pair[1]]));

@@ -93,7 +93,8 @@ fn words(reason: &str) -> (&'static str, Severity, &'static str, &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use multihome_model::connectivity::{ANSWERS, WORST_FIRST};
+    use multihome_model::FamilyConnectivity;
+    use multihome_model::connectivity::{ANSWERS, NOT_ROUTED, WORST_FIRST};
 
     #[test]
     fn every_word_has_a_rule_and_a_cure_of_its_own() {
@@ -106,8 +107,11 @@ mod tests {
     fn what_nodes_found_wrong_is_told_the_worst_first() {
         let result = |ok, reason: &str| Some(ProbeResult::new(ok, reason, "so it is").since(None, "noon"));
         let a = Connectivity { layer2: result(false, NO_UPLINK), ..Connectivity::default() };
+        // Management need not be routed to it.
+        let routed = FamilyConnectivity { routed: result(false, NOT_ROUTED), ..FamilyConnectivity::default() };
         let b = Connectivity {
             layer2: result(true, ANSWERS),
+            ipv4: Some(routed),
             path_mtu: result(false, MTU_HOLE),
             ..Connectivity::default()
         };

@@ -1,10 +1,11 @@
 //! A prober that hears anything at all from its network.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use multihome_model::MacAddr;
-use multihome_probe::{Prober, Subject, Want};
+use multihome_probe::{Prober, Reply, Subject, Want};
 
 use crate::engines::messages;
 
@@ -23,9 +24,10 @@ pub(crate) fn frames(bytes: &[u8]) {
         ipv6: Want::Expect,
         gateway4: None,
         gateway6: None,
+        routed: [true; 2],
     };
     let mut prober = Prober::new(subject, Duration::ZERO);
-    let mut sent = 0;
+    let (mut sent, mut sequence) = (0, 0);
     for (second, frame) in (2..).zip(messages(bytes)) {
         let now = Duration::from_secs(second);
         sent += prober.poll(now).len();
@@ -33,9 +35,16 @@ pub(crate) fn frames(bytes: &[u8]) {
             assert!(answer[0] & 1 == 0, "an answer is for one");
             assert!(answer.len() <= frame.len().max(86), "{} bytes answer {}", answer.len(), frame.len());
         }
+        sent += prober.poll_routed(now, &mut sequence).len();
+        // The same bytes as what a raw socket hears.
+        for ipv6 in [false, true] {
+            if let Some(reply) = Reply::parse(frame, ipv6) {
+                prober.echo_heard(Ipv4Addr::new(10, 0, 0, 1).into(), reply.sequence, now);
+            }
+        }
         let v = prober.verdict();
         assert!(v.results().all(|r| !r.reason.is_empty() && !r.message.is_empty()), "every result has its words");
     }
-    // Sixteen seconds: a question each of five kinds, and a search of 15 sizes a second at the most.
-    assert!(sent <= 16 * (5 + 15), "{sent} frames in 16 s");
+    // Sixteen seconds: a question each of six kinds, and a search of 15 sizes a second at the most.
+    assert!(sent <= 16 * (6 + 15), "{sent} frames in 16 s");
 }

@@ -31,6 +31,8 @@ pub const MTU_HOLE: &str = "MTUHole";
 pub const GATEWAY_SILENT: &str = "GatewaySilent";
 /// No DHCP server answers.
 pub const DHCP_SILENT: &str = "DHCPSilent";
+/// The gateway does not answer from the node's own network. That is no fault.
+pub const NOT_ROUTED: &str = "NotRouted";
 /// The fabric has no device on this node.
 pub const NO_UPLINK: &str = "NoUplink";
 
@@ -73,6 +75,10 @@ pub struct FamilyConnectivity {
     /// What somebody else's DHCP server or router says of the subnet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learnt: Option<FamilyRoute>,
+    /// Whether the node's own (management) network is routed to somebody else's gateway: an echo request from the node, by its
+    /// ordinary routing, is answered. `NotRouted` may well be meant, and is never a fault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routed: Option<ProbeResult>,
 }
 
 /// The outcome of one probe.
@@ -93,7 +99,7 @@ pub struct ProbeResult {
 }
 
 impl Connectivity {
-    /// All results, layer 2 first.
+    /// All results by which a network is judged, layer 2 first. `routed` is none of them: it is about the node's own network.
     pub fn results(&self) -> impl Iterator<Item = &ProbeResult> {
         let families = [&self.ipv4, &self.ipv6].into_iter().flatten();
         let of_families = families.flat_map(|f| [&f.gateway, &f.dhcp]);
@@ -124,6 +130,15 @@ impl ProbeResult {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_is_not_judged_by_how_its_gateway_is_reached_from_elsewhere() {
+        let routed = Some(ProbeResult::new(false, NOT_ROUTED, "it does not answer"));
+        let ipv4 = Some(FamilyConnectivity { routed, ..FamilyConnectivity::default() });
+        let seen = Connectivity { ipv4: ipv4.clone(), ipv6: ipv4, ..Connectivity::default() };
+        assert!(seen.results().next().is_none() && seen.faults().is_empty());
+        assert!(!WORST_FIRST.contains(&NOT_ROUTED));
+    }
 
     #[test]
     fn time_moves_with_the_word_alone() {

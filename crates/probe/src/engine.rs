@@ -10,6 +10,7 @@ use multihome_model::MacAddr;
 use crate::dhcp::Servers;
 use crate::frames::{self, BROADCAST, Heard};
 use crate::peer::{Peer, Shot};
+use crate::routed::{EchoRequest, Routed};
 use crate::routers::Routers;
 use crate::watch::{LISTEN, OFTEN, Pace, SELDOM, Time, Watch};
 use crate::wire::{Kind, Probe, SMALLEST};
@@ -67,6 +68,8 @@ pub struct Subject {
     pub gateway4: Option<Ipv4Addr>,
     /// The IPv6 gateway that is written down; without one, the one that advertises itself is asked.
     pub gateway6: Option<Ipv6Addr>,
+    /// Whether the node's own network is asked, too, if it is routed to the gateway: IPv4, IPv6.
+    pub routed: [bool; 2],
 }
 
 /// A gateway that is watched.
@@ -146,6 +149,8 @@ pub struct Prober {
     gateway4: Option<Gateway<Ipv4Addr>>,
     gateway6: Option<Gateway<Ipv6Addr>>,
     echo6: Echo,
+    /// IPv4 and IPv6.
+    routed: [Routed; 2],
     sequence: u32,
     /// Answers in this second.
     answered: (u64, u32),
@@ -167,6 +172,7 @@ impl Prober {
             gateway4: None,
             gateway6: None,
             echo6: Echo::default(),
+            routed: Default::default(),
             sequence: 0,
             answered: (0, 0),
             subject,
@@ -230,9 +236,14 @@ impl Prober {
         if self.gateway6.as_ref().map(|g| g.address) != before {
             self.echo6 = Echo::default();
         }
+        let four = self.gateway4.as_ref().map(|g| IpAddr::from(g.address));
+        let six = self.gateway6.as_ref().map(|g| IpAddr::from(g.address));
+        for ((routed, gateway), asked) in self.routed.iter_mut().zip([four, six]).zip(self.subject.routed) {
+            routed.follow(gateway.filter(|_| asked), at);
+        }
     }
 
-    /// When [`Prober::poll`] has something to do next; `None` while the cable is out.
+    /// When [`Prober::poll`] or [`Prober::poll_routed`] has something to do next. While the cable is out, only the latter has.
     pub fn next(&self) -> Option<Time> {
         let gateways = [self.gateway4.as_ref().map(|g| g.watch.next()), self.gateway6.as_ref().map(|g| g.watch.next())];
         let wanted = |want: Want, t: Time| (want != Want::Nothing).then_some(t);
@@ -242,10 +253,28 @@ impl Prober {
             wanted(self.subject.ipv6, self.servers6.next()),
         ];
         let all = gateways.into_iter().chain(servers).flatten().chain(self.peers.values().map(Peer::next));
-        all.min().filter(|_| self.carrier)
+        let inside = all.min().filter(|_| self.carrier);
+        inside.into_iter().chain(self.routed.iter().filter_map(Routed::next)).min()
     }
 
-    /// What is to be sent now.
+    /// What is to be asked from the node's own network now, whether the cable is in or not. `sequence` is the number of the last
+    /// such request of the node, whatever network it was for.
+    pub fn poll_routed(&mut self, now: Time, sequence: &mut u16) -> Vec<EchoRequest> {
+        self.routed.iter_mut().filter_map(|r| r.due(now, sequence)).collect()
+    }
+
+    /// An echo request from the node's own network was answered. Returns whether it was one of this prober's.
+    pub fn echo_heard(&mut self, from: IpAddr, sequence: u16, now: Time) -> bool {
+        self.routed.iter_mut().any(|r| r.heard(from, sequence, now))
+    }
+
+    /// Of which families it is not known yet whether the node's own network is routed to the gateway, though it is asked: IPv4,
+    /// IPv6.
+    pub fn routed_unknown(&self) -> [bool; 2] {
+        self.routed.each_ref().map(Routed::is_unknown)
+    }
+
+    /// What is to be sent out of the uplink now.
     pub fn poll(&mut self, now: Time) -> Vec<Vec<u8>> {
         let mut out = vec![];
         if !self.carrier {

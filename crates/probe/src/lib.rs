@@ -6,11 +6,17 @@
 //! A probe has no address in the network, and takes none: its MAC is its own ([`multihome_model::names::probe_mac`]), it
 //! asks by ARP from 0.0.0.0 (RFC 5227) and by neighbour discovery from the link-local address of that MAC, and a DHCP offer
 //! is read and never taken up.
+//!
+//! Apart from that, the node's own network is asked whether it is routed to a network's gateway: by echo requests of the node
+//! itself, which say nothing of the network.
 
 mod dhcp;
 mod engine;
 mod frames;
+mod icmp;
+mod own;
 mod peer;
+mod routed;
 mod routers;
 mod service;
 mod watch;
@@ -18,6 +24,8 @@ mod wire;
 
 pub use engine::{Prober, Subject, Want};
 pub use frames::{Heard, hear};
+pub use icmp::Reply;
+pub use routed::EchoRequest;
 pub use service::Service;
 pub use watch::Time;
 pub use wire::{ETHERTYPE, Kind, Probe, SMALLEST};

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::engine::{Prober, Subject};
+use crate::own::OwnNetwork;
 use crate::watch::Time;
 use crate::wire::ETHERTYPE;
 
@@ -71,6 +74,7 @@ impl Entry {
 struct Shared {
     start: Instant,
     networks: Mutex<HashMap<String, Entry>>,
+    own: OwnNetwork,
     changed: Mutex<BTreeSet<String>>,
     news: Notify,
     due: Notify,
@@ -92,6 +96,7 @@ impl Default for Service {
         let shared = Shared {
             start: Instant::now(),
             networks: Mutex::default(),
+            own: OwnNetwork::default(),
             changed: Mutex::default(),
             news: Notify::new(),
             due: Notify::new(),
@@ -106,7 +111,8 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Service {
     /// Probes a network by its uplink, a device of the calling thread's namespace, or probes it otherwise from now on.
-    /// `guests` are the ports of guests that may be a server or a router of it. To be called inside a runtime.
+    /// `guests` are the ports of guests that may be a server or a router of it. To be called inside a runtime. The calling
+    /// thread's namespace is the node's own network, too, which is asked where `subject` says so and it can be.
     ///
     /// # Errors
     /// When a device is gone.
@@ -115,9 +121,13 @@ impl Service {
         network: &str,
         uplink: u32,
         guests: &[u32],
-        subject: Subject,
+        mut subject: Subject,
     ) -> Result<(), multihome_netlink::Error> {
         let shared = &self.shared;
+        if subject.routed.contains(&true) {
+            let able = shared.open_own();
+            subject.routed = [subject.routed[0] && able[0], subject.routed[1] && able[1]];
+        }
         let now = shared.start.elapsed();
         let mut networks = lock(&shared.networks);
         let before = networks.remove(network);
@@ -187,6 +197,12 @@ impl Service {
         lock(&self.shared.networks).get(network).map(|e| e.prober.verdict())
     }
 
+    /// Of which families it is not known yet whether the node's own network is routed to a network's gateway, though it is
+    /// asked: IPv4, IPv6. See [`Prober::routed_unknown`].
+    pub fn routed_unknown(&self, network: &str) -> [bool; 2] {
+        lock(&self.shared.networks).get(network).map(|e| e.prober.routed_unknown()).unwrap_or_default()
+    }
+
     /// Waits until something else was found, and says of which networks since the last call.
     pub async fn changed(&self) -> BTreeSet<String> {
         loop {
@@ -202,12 +218,12 @@ impl Service {
     /// Sends what is due, for as long as it is polled.
     pub async fn run(&self) {
         let shared = &self.shared;
-        let (mut budget, mut last) = (BURST, shared.start.elapsed());
+        let (mut budget, mut sequence, mut last) = (BURST, 0, shared.start.elapsed());
         loop {
             let now = shared.start.elapsed();
             budget = (budget + (now - last).as_secs_f64() * FRAMES_PER_SECOND).min(BURST);
             last = now;
-            let next = shared.send(now, &mut budget);
+            let next = shared.send(now, &mut budget, &mut sequence);
             let pause = next.map_or(IDLE, |t| t.saturating_sub(shared.start.elapsed())).clamp(TICK, IDLE);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -229,8 +245,29 @@ impl Shared {
         Ok(Port { ifindex, socket, ear })
     }
 
+    /// Opens the sockets of the node's own network, if they are not open yet, and says of which families there are.
+    fn open_own(self: &Arc<Self>) -> [bool; 2] {
+        // The sockets are part of what hears by them.
+        let hears = Arc::downgrade(self);
+        self.own.families(move |from, sequence| {
+            if let Some(shared) = hears.upgrade() {
+                shared.echo(from, sequence);
+            }
+        })
+    }
+
+    /// An echo reply came in.
+    fn echo(&self, from: IpAddr, sequence: u16) {
+        let now = self.start.elapsed();
+        for (network, e) in lock(&self.networks).iter_mut() {
+            if e.prober.echo_heard(from, sequence, now) {
+                self.look(network, e);
+            }
+        }
+    }
+
     /// Lets those who have waited longest ask first. Returns when something is due next.
-    fn send(&self, now: Time, budget: &mut f64) -> Option<Time> {
+    fn send(&self, now: Time, budget: &mut f64, sequence: &mut u16) -> Option<Time> {
         let mut networks = lock(&self.networks);
         let mut due: Vec<(Time, String)> = networks
             .iter()
@@ -245,6 +282,10 @@ impl Shared {
             for frame in e.prober.poll(now) {
                 *budget -= 1.0;
                 e.send(&network, &frame);
+            }
+            for echo in e.prober.poll_routed(now, sequence) {
+                *budget -= 1.0;
+                self.own.send(&network, echo);
             }
             self.look(&network, e);
         }
@@ -291,7 +332,7 @@ impl Shared {
 
 /// Takes what comes in by one uplink.
 async fn hear(shared: Arc<Shared>, network: String, socket: Arc<PacketSocket>, mtu: u16) {
-    let fd = match watch(socket) {
+    let fd = match wait_for(socket) {
         Ok(fd) => fd,
         Err(e) => return tracing::error!(network, "cannot wait for frames: {e}"),
     };
@@ -314,7 +355,7 @@ async fn hear(shared: Arc<Shared>, network: String, socket: Arc<PacketSocket>, m
 
 /// Waits for a socket that owns its descriptor for as long as it lives, which is what `AsyncFd` relies on.
 #[expect(deprecated, reason = "the replacement is unsafe, and the socket keeps its descriptor")]
-fn watch(socket: Arc<PacketSocket>) -> io::Result<AsyncFd<Arc<PacketSocket>>> {
+pub(crate) fn wait_for<T: AsRawFd>(socket: Arc<T>) -> io::Result<AsyncFd<Arc<T>>> {
     AsyncFd::new(socket)
 }
 

@@ -92,6 +92,9 @@ pub(crate) const SELDOM: Pace =
 /// The same where silence is no fault: once a minute, whatever is heard.
 pub(crate) const LISTEN: Pace = Pace { silent: ms(60_000), ..SELDOM };
 
+/// Gateways from the node's own network: once a minute, whatever is heard; three questions a second apart.
+pub(crate) const APART: Pace = Pace { answered: ms(60_000), silent: ms(60_000), waits: OFTEN.waits };
+
 #[cfg(test)]
 mod tests {
     use super::*;

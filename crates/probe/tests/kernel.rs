@@ -42,6 +42,7 @@ fn subject(node: &str, other: &str) -> Subject {
         ipv6: Want::Expect,
         gateway4: None,
         gateway6: None,
+        routed: [false; 2],
     }
 }
 
@@ -163,6 +164,10 @@ fn gateway4(v: &Connectivity) -> &str {
     v.ipv4.as_ref().map_or("", |f| word(&f.gateway))
 }
 
+fn gateway4_and_6(v: &Connectivity) -> [&str; 2] {
+    [gateway4(v), v.ipv6.as_ref().map_or("", |f| word(&f.gateway))]
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn both_families_are_learnt_without_a_lease_and_a_dead_gateway_is_told() {
     let Some(mut lab) = Lab::new("both_families_are_learnt_without_a_lease_and_a_dead_gateway_is_told") else { return };
@@ -268,6 +273,39 @@ async fn a_router_in_a_guest_of_the_node_is_asked_at_its_port() {
     lab.put_with(0, "a", ("eth0", &["guest"]), asked);
     let v = lab.until(0, "it is found at its port", |v| gateway4(v) == "Answers" && word(&v.layer2) == "Answers").await;
     assert_eq!(v.layer2.unwrap().message, "node b answers by eth0", "other nodes are asked by the uplink as before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_nodes_own_network_is_routed_to_a_gateway_or_not() {
+    let Some(lab) = Lab::new("the_nodes_own_network_is_routed_to_a_gateway_or_not") else { return };
+    // Another cable, which is none of the network's.
+    let far = lab.ns("gw");
+    lab.at("a", &format!("link add mgmt0 up type veth peer name mgmt0 netns {far}"));
+    lab.at("gw", "link set mgmt0 up");
+    for (host, n) in [("a", 2), ("gw", 1)] {
+        lab.at(host, &format!("address add 10.9.0.{n}/24 dev mgmt0"));
+        lab.at(host, &format!("address add fd09::{n}/64 dev mgmt0 nodad"));
+    }
+    let (gateway4, gateway6) = (Some([10, 7, 0, 1].into()), Some("fd07::1".parse().unwrap()));
+    let asked =
+        Subject { gateway4, gateway6, ipv4: Want::Listen, ipv6: Want::Listen, routed: [true; 2], ..subject("a", "b") };
+    let routed = |v: &Connectivity| {
+        let of =
+            |f: &Option<multihome_model::FamilyConnectivity>| f.as_ref().map_or("", |f| word(&f.routed)).to_owned();
+        [of(&v.ipv4), of(&v.ipv6)]
+    };
+    lab.put_with(0, "a", ("eth0", &[]), asked.clone());
+    let v = lab.until(0, "no route is told", |v| routed(v) == ["NotRouted", "NotRouted"]).await;
+    assert!(gateway4_and_6(&v) == ["Answers", "Answers"] && v.faults().is_empty(), "{v:#?}");
+    lab.at("a", "route add 10.7.0.0/24 via 10.9.0.1");
+    lab.at("a", "route add fd07::/64 via fd09::1");
+    // Asked anew, so that nobody waits for a minute.
+    lab.services[0].retain(|_| false);
+    lab.put_with(0, "a", ("eth0", &[]), asked);
+    let v = lab.until(0, "the routes are told", |v| routed(v) == ["Answers", "Answers"]).await;
+    let text = |f: Option<multihome_model::FamilyConnectivity>| f.unwrap().routed.unwrap().message;
+    assert_eq!(text(v.ipv4), "10.7.0.1 answers from the node's own network: management is routed to it");
+    assert_eq!(text(v.ipv6), "fd07::1 answers from the node's own network: management is routed to it");
 }
 
 #[tokio::test(flavor = "multi_thread")]

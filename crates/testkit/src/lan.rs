@@ -50,6 +50,20 @@ impl Lan {
         Self::with_wire(netns, addresses)
     }
 
+    /// Lays another cable, from the node's own network to the host: `device` on both sides, with these addresses.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn manage(&self, node: &Node, device: &str, address: &str, of_host: &str) {
+        let (inside, far) = (["-n", node.netns()], ["-n", &self.netns]);
+        let pair = ["link", "add", device, "type", "veth", "peer", "name", device, "netns", &self.netns];
+        run("ip", &[&inside[..], &pair].concat());
+        for (end, address) in [(inside, address), (far, of_host)] {
+            run("ip", &[&end[..], &["addr", "add", address, "dev", device]].concat());
+            run("ip", &[&end[..], &["link", "set", device, "up"]].concat());
+        }
+    }
+
     /// A host whose device `wire` is there.
     fn with_wire(netns: String, addresses: &[&str]) -> Self {
         run("ip", &["-n", &netns, "link", "set", "lo", "up"]);

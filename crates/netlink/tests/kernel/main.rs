@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use multihome_netlink::nft::{self, Changes, Data, Element, Family, Nft, Value};
 use multihome_netlink::packet::{FrameBatch, PacketSocket, filter};
 use multihome_netlink::{
-    Address, BridgeVlan, Conntrack, FdbEntry, Idempotent, LinkChange, LinkEvent, LinkEvents, LinkKind, Netns, NewLink,
-    PortFlags, Route, Rtnl, Rule, Tap, VethPeer, fdpass, process, sysctl, udp,
+    Address, BridgeVlan, Conntrack, FdbEntry, IcmpSocket, Idempotent, LinkChange, LinkEvent, LinkEvents, LinkKind,
+    Netns, NewLink, PortFlags, Route, Rtnl, Rule, Tap, VethPeer, fdpass, process, sysctl, udp,
 };
 
 fn namespace(test: &str) -> Option<Netns> {

@@ -14,6 +14,33 @@ fn frame(ethertype: u16, protocol: u8, port: u16) -> Vec<u8> {
 }
 
 #[test]
+fn icmp_sockets_hear_echo_replies_alone() {
+    let Some(netns) = namespace("icmp_sockets_hear_echo_replies_alone") else { return };
+    netns
+        .run(|| {
+            let sockets = [false, true].map(|ipv6| IcmpSocket::open(ipv6).unwrap());
+            let mut buf = [0; 128];
+            let four = [8, 0, 0xe5, 0xca, 0x12, 0x34, 0, 1];
+            let here: [IpAddr; 2] = ["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()];
+            let unreachable = sockets[0].send(&four, "192.0.2.1".parse().unwrap()).unwrap_err();
+            assert_eq!(unreachable.raw_os_error(), Some(101), "no route leads there");
+            let lo = LinkChange { up: Some(true), ..LinkChange::default() };
+            Rtnl::open().unwrap().change_named("lo", &lo).unwrap();
+            // The question comes in by the same sockets, and is kept back.
+            sockets[0].send(&four, here[0]).unwrap();
+            assert_eq!(sockets[0].receive(&mut buf).unwrap(), (28, here[0]));
+            assert_eq!((buf[0], buf[9], &buf[20..28]), (0x45, 1, &[0, 0, 0xed, 0xca, 0x12, 0x34, 0, 1][..]));
+            sockets[1].send(&[128, 0, 0, 0, 0x12, 0x34, 0, 1], here[1]).unwrap();
+            assert_eq!(sockets[1].receive(&mut buf).unwrap(), (8, here[1]));
+            assert_eq!((&buf[..2], &buf[4..8]), (&[129, 0][..], &[0x12, 0x34, 0, 1][..]));
+            for socket in sockets {
+                assert_eq!(socket.receive(&mut buf).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+            }
+        })
+        .unwrap();
+}
+
+#[test]
 fn packet_sockets_see_what_their_filter_lets_through() {
     let test = "packet_sockets_see_what_their_filter_lets_through";
     let Some(netns) = namespace(test) else { return };

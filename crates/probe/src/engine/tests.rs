@@ -4,9 +4,10 @@
 use super::*;
 use multihome_dhcp::frame::{End, answer_arp, build_udp, parse_udp};
 use multihome_model::connectivity::{
-    ANSWERS, DHCP_SILENT, GATEWAY_SILENT, IN_PLACE, LAYER2_UNREACHABLE, MTU_HOLE, NO_CARRIER,
+    ANSWERS, DHCP_SILENT, GATEWAY_SILENT, IN_PLACE, LAYER2_UNREACHABLE, MTU_HOLE, NO_CARRIER, NOT_ROUTED,
 };
 use multihome_model::names::{probe_mac, wire_hash};
+use multihome_model::{Connectivity, FamilyConnectivity};
 use proptest::prelude::*;
 
 const ROUTER: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xaa]);
@@ -23,6 +24,7 @@ fn subject(name: &str, peers: &[&str]) -> Subject {
         ipv6: Want::Nothing,
         gateway4: None,
         gateway6: None,
+        routed: [false; 2],
     }
 }
 
@@ -200,6 +202,63 @@ fn an_ipv6_gateway_is_pinged_once_it_is_found() {
     let (_, ok, said) = run(&mut p, 10, false);
     assert_eq!((ok, said.as_str()), (true, "fd00::1 answers neighbour discovery, and no ping"));
     assert_eq!(run(&mut p, 4, true).2, "fd00::1 answers neighbour discovery and ping");
+}
+
+#[test]
+fn whether_management_is_routed_is_found_out_apart() {
+    let (gateway4, gateway6) = (Some([10, 0, 0, 1].into()), Some("fd00::1".parse().unwrap()));
+    let asked = Subject { gateway4, gateway6, routed: [true; 2], ..subject("a", &[]) };
+    let mut p = Prober::new(asked.clone(), Time::ZERO);
+    // Lets it ask for some seconds, and says how much. One family is answered.
+    let (now, mut sequence) = (std::cell::Cell::new(Time::ZERO), 0);
+    let mut run = |p: &mut Prober, seconds: u64, answered: &str| {
+        let end = now.get() + Duration::from_secs(seconds);
+        let mut sent = 0;
+        while now.get() < end {
+            p.poll(now.get());
+            for echo in p.poll_routed(now.get(), &mut sequence) {
+                sent += 1;
+                if echo.to.to_string() == answered {
+                    assert!(p.echo_heard(echo.to, echo.sequence, now.get() + Duration::from_millis(30)));
+                }
+            }
+            now.set(now.get() + Duration::from_millis(50));
+        }
+        sent
+    };
+    assert_eq!(p.routed_unknown(), [true, true]);
+    assert_eq!(run(&mut p, 7, "10.0.0.1"), 4, "one question, and three");
+    let words = |v: &Connectivity| {
+        let of = |f: &Option<FamilyConnectivity>| f.as_ref().and_then(|f| f.routed.as_ref()).map(|r| r.reason.clone());
+        [of(&v.ipv4).unwrap_or_default(), of(&v.ipv6).unwrap_or_default()]
+    };
+    let v = p.verdict();
+    assert_eq!((words(&v), p.routed_unknown()), ([ANSWERS.to_owned(), NOT_ROUTED.to_owned()], [false; 2]));
+    // The gateway itself is judged by what is seen inside.
+    assert!(v.results().all(|r| r.reason == GATEWAY_SILENT || r.reason == IN_PLACE), "{v:?}");
+    // The network's cable is none of management's.
+    p.set_carrier(false, now.get());
+    assert!(p.next().is_some() && words(&p.verdict()) == words(&v));
+    assert_eq!(run(&mut p, 65, "fd00::1"), 4);
+    assert_eq!(words(&p.verdict()), [NOT_ROUTED, ANSWERS]);
+    p.set_carrier(true, now.get());
+    // Another gateway is asked anew; one of this link alone, or of ours, never.
+    let other = Subject { gateway6: Some("fe80::1".parse().unwrap()), ..asked.clone() };
+    p.update(Subject { gateway4: Some([10, 0, 0, 2].into()), ..other }, now.get());
+    assert_eq!((p.routed_unknown(), words(&p.verdict())), ([true, false], [String::new(), String::new()]));
+    p.update(Subject { routed: [false; 2], ..asked }, now.get());
+    assert_eq!((run(&mut p, 70, ""), words(&p.verdict())), (0, [String::new(), String::new()]));
+}
+
+#[test]
+fn a_learnt_gateway_is_asked_from_management_and_nothing_waits_for_its_answer() {
+    let listen = Subject { ipv4: Want::Expect, routed: [true; 2], ..subject("a", &[]) };
+    let mut w = World::new(vec![listen]);
+    w.run(3);
+    assert_eq!(w.nodes[0].routed_unknown(), [true, false]);
+    assert!(!w.nodes[0].verdict().probing, "all that the network is judged by is known");
+    let asked = w.nodes[0].poll_routed(w.now, &mut 7);
+    assert_eq!(asked, [EchoRequest { to: Ipv4Addr::new(10, 0, 0, 1).into(), sequence: 8 }]);
 }
 
 #[test]

@@ -7,20 +7,34 @@ use multihome_model::{Connectivity, FamilyConnectivity, FamilyRoute, ProbeResult
 
 use super::{Prober, Want};
 use crate::peer::{Peer, Reach};
+use crate::routed::Routed;
 
 impl Prober {
-    /// What is known now. Results have no time yet. With the cable out, that is told, and what was learnt before.
+    /// What is known now. Results have no time yet. With the cable out, that is told, what was learnt before, and whether the
+    /// node's own network is routed to the gateway, which needs no cable.
     pub fn verdict(&self) -> Connectivity {
         let family = |f: FamilyConnectivity| (f != FamilyConnectivity::default()).then_some(f);
+        let [routed4, routed6] = self.routed.each_ref().map(Routed::result);
         if !self.carrier {
             let text = format!("{} has no carrier: look at its cable and at the switch", self.subject.device);
             let layer2 = Some(ProbeResult::new(false, NO_CARRIER, text));
-            let learnt = |learnt| family(FamilyConnectivity { learnt, ..FamilyConnectivity::default() });
-            let (ipv4, ipv6) = (learnt(self.learnt4()), learnt(self.learnt6()));
+            let ipv4 = FamilyConnectivity { learnt: self.learnt4(), routed: routed4, ..FamilyConnectivity::default() };
+            let ipv6 = FamilyConnectivity { learnt: self.learnt6(), routed: routed6, ..FamilyConnectivity::default() };
+            let (ipv4, ipv6) = (family(ipv4), family(ipv6));
             return Connectivity { layer2, ipv4, ipv6, ..Connectivity::default() };
         }
-        let ipv4 = FamilyConnectivity { dhcp: self.dhcp4(), gateway: self.answering(false), learnt: self.learnt4() };
-        let ipv6 = FamilyConnectivity { dhcp: self.dhcp6(), gateway: self.gateway6(), learnt: self.learnt6() };
+        let ipv4 = FamilyConnectivity {
+            dhcp: self.dhcp4(),
+            gateway: self.answering(false),
+            learnt: self.learnt4(),
+            routed: routed4,
+        };
+        let ipv6 = FamilyConnectivity {
+            dhcp: self.dhcp6(),
+            gateway: self.gateway6(),
+            learnt: self.learnt6(),
+            routed: routed6,
+        };
         Connectivity {
             probing: !self.is_settled(),
             layer2: Some(self.layer2()),
@@ -30,7 +44,7 @@ impl Prober {
         }
     }
 
-    /// Whether everything that is asked for is known.
+    /// Whether everything by which the network is judged is known.
     fn is_settled(&self) -> bool {
         let known = |want: Want, is: bool| want != Want::Expect || is;
         self.peers.values().all(|p| p.reach() != Reach::Unknown)
