@@ -11,7 +11,7 @@ use multihome_netlink::{Idempotent, Shape};
 
 use super::Kernel;
 use super::security::device_name;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 const TABLE: &str = "multihome-bandwidth";
 /// The rate of each NIC in kbit/s, so that it can be read.
@@ -61,10 +61,17 @@ delete limit bridge {TABLE} {}
 
 impl Kernel {
     /// The NICs whose guests may send so much and no more.
-    pub(super) fn read_rates(&mut self) -> Result<BTreeMap<IfName, BitRate>> {
+    fn read_rates(&mut self) -> Result<BTreeMap<IfName, BitRate>> {
         let listed = self.nft.elements(Family::Bridge, TABLE, RATES).unless_missing()?.unwrap_or_default();
         let rate = |value: &[u8]| BitRate::new(u32::from_ne_bytes(value.try_into().ok()?));
         Ok(listed.iter().filter_map(|e| Some((device_name(&e.key)?, rate(&e.value)?))).collect())
+    }
+
+    /// The same, read anew whoever changed them.
+    pub(super) fn look_at_rates(&mut self) -> Result<BTreeMap<IfName, BitRate>> {
+        let rates = self.read_rates()?;
+        self.rates = Some(rates.clone());
+        Ok(rates)
     }
 
     /// Limits what a NIC's guest may send, or lets it send anything.
@@ -114,7 +121,13 @@ impl Kernel {
         let Some(index) = self.rtnl.index(nic.as_str()).unless_missing()? else { return Ok(()) };
         // At most 125,000,000.
         let burst = |rate: BitRate| (rate.bytes() / PART).max(BURST.into()) as u32;
-        Ok(self.rtnl.shape(index, rate.map(|rate| Shape { rate: rate.bytes(), burst: burst(rate) }))?)
+        match self.rtnl.shape(index, rate.map(|rate| Shape { rate: rate.bytes(), burst: burst(rate) })) {
+            Err(e) if e.is_unsupported() => {
+                let what = format!("a limit of what reaches the guest by {nic}");
+                Err(Error::Unsupported { what, reason: "this kernel has no sch_tbf".into() })
+            }
+            other => Ok(other?),
+        }
     }
 }
 

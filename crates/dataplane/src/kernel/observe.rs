@@ -150,9 +150,8 @@ impl Kernel {
             untagged: self.devices(UNTAGGED)?,
             tagged: self.devices(TAGGED)?,
             own: self.own_addresses()?,
-            // A kernel that has no such queue limits nothing.
-            shapes: self.rtnl.shapes().or_else(|e| if e.is_unsupported() { Ok(HashMap::new()) } else { Err(e) })?,
-            rates: self.read_rates()?,
+            shapes: self.rtnl.shapes()?,
+            rates: self.look_at_rates()?,
             links,
         })
     }

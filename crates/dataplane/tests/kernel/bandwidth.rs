@@ -4,8 +4,8 @@ use super::*;
 
 /// Large frames that one guest says to another.
 const FRAMES: u16 = 600;
-/// What a NIC of the lowest rate lets pass of them at once is under a hundred.
-const FEW: std::ops::Range<usize> = 50..200;
+/// What a NIC of the lowest rate lets pass of them at once is a hundred; right after that, what has come together since.
+const FEW: std::ops::Range<usize> = 5..200;
 /// And one without a limit, on a busy machine.
 const MOST: std::ops::RangeInclusive<usize> = 450..=FRAMES as usize;
 
@@ -59,6 +59,18 @@ fn a_nic_carries_what_it_may_each_way() {
     check(&mut engine, &limited(Bandwidth { ingress: None, egress: slow }), &few, &most);
     check(&mut engine, &limited(Bandwidth { ingress: slow, egress: None }), &most, &few);
     let fast = BitRate::parse("10G").ok();
+    check(&mut engine, &limited(Bandwidth { ingress: fast, egress: fast }), &most, &most);
+    // What somebody took away is put back.
+    let slowly = limited(Bandwidth { ingress: slow, egress: slow });
+    check(&mut engine, &slowly, &few, &few);
+    let spoil = |args: &[&str]| {
+        let run = || std::process::Command::new(args[0]).args(&args[1..]).status();
+        host.netns.run(run).unwrap().unwrap().success()
+    };
+    assert!(spoil(&["tc", "qdisc", "del", "dev", tap.as_str(), "root"]));
+    assert_eq!(spoil(&["nft", "delete", "table", "bridge", "multihome-bandwidth"]), !OVS);
+    assert_ne!(engine.observe().unwrap(), slowly);
+    check(&mut engine, &slowly, &few, &few);
     check(&mut engine, &limited(Bandwidth { ingress: fast, egress: fast }), &most, &most);
     // A restart finds it as it is, and takes it back.
     let mut again = host.engine();
