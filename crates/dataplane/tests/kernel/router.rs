@@ -142,6 +142,21 @@ fn domains_route_between_nodes_and_to_their_peers() {
     assert!(!eleven.ping_for(ip("10.7.0.70"), ip("10.1.0.1"), SILENCE), "and nobody else");
     reach(&mut engines[1], &private(None));
     assert!(eleven.ping(ip("10.7.0.70"), ip("10.1.0.1")), "open again");
+    // The peering goes, and what runs ends with it, whoever began it; it comes back.
+    let asks = |ten: &mut Guest, patience| ten.ping_as(5, ip("10.7.0.70"), ip("10.1.0.1"), patience);
+    let asked = |seventy: &mut Guest, patience| seventy.ping_as(6, ip("10.1.0.10"), ip("10.7.0.1"), patience);
+    assert!(asks(&mut ten, PATIENCE) && asked(&mut seventy, PATIENCE));
+    for (node, engine) in engines.iter_mut().enumerate() {
+        let mut alone = input(node, &nics);
+        alone.vpcs.iter_mut().for_each(|v| v.peers.clear());
+        reach(engine, &build(&alone));
+    }
+    assert!(!asks(&mut ten, SILENCE) && !asked(&mut seventy, SILENCE), "they are no peers any more");
+    assert!(ten.ping(ip("10.2.0.20"), ip("10.1.0.1")), "its own domain is as it was");
+    for (node, engine) in engines.iter_mut().enumerate() {
+        reach(engine, &build(&input(node, &nics)));
+    }
+    assert!(asks(&mut ten, PATIENCE) && asked(&mut seventy, PATIENCE));
     // What somebody spoilt is mended: a tunnel, a link, a route.
     let inside = |host: &Host, domain: &str| {
         let netns = Netns::open(&format!("{}{}", host.prefix, domain_name(domain))).unwrap();
