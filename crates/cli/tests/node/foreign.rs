@@ -89,7 +89,7 @@ fn what_a_change_touches_is_shown_first(node: &Node, fabric: &str) {
     let text = diff(&changed, &[]);
     let row = text.lines().find(|l| l.contains("default/web-lan ")).unwrap_or_else(|| panic!("{text}"));
     let words: Vec<&str> = row.split_whitespace().collect();
-    assert_eq!(words, ["default/web-lan", "web", "1500", "->", "1400", "lan0", "->", "lan1", "-"], "{text}");
+    assert_eq!(words, ["default/web-lan", "web", "1500", "->", "1400", "lan0", "->", "lan1", "-", "-"], "{text}");
     assert!(!text.contains("web-ours"), "{text}");
     let json: serde_json::Value = serde_json::from_str(&diff(&changed, &["-o", "json"])).expect("JSON");
     assert_eq!(json["nodes"][0]["nics"][0]["change"]["mtu"], serde_json::json!([1500, 1400]), "{json}");
