@@ -41,6 +41,7 @@ use multihome_dhcp::guard::server::Guard;
 use multihome_dhcp::server::Server;
 use multihome_dhcp::server6::Server6;
 use multihome_metadata::Service;
+use multihome_model::ClusterNetwork;
 use multihome_vmm::images::ImageStore;
 use multihome_vmm::{Acceleration, Accelerator, VmmConfig};
 use tokio::sync::broadcast::error::RecvError;
@@ -228,7 +229,7 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
             tokio::select! {
                 change = changes.recv() => match change {
                     Ok(Change::Network(key)) if !networks.differs(&agent, &key) => {}
-                    // What nodes report of it concerns no plan.
+                    // What else nodes report of it concerns no plan.
                     Ok(Change::Fabric(name)) if !fabrics.differs(&agent, &name) => {}
                     // How many NICs are in it does not.
                     Ok(Change::Group(key)) if !groups.differs(&agent, &key) => {}
@@ -311,16 +312,20 @@ impl Networks {
     }
 }
 
-/// The generation of each fabric that plans were made from.
+/// What plans were made from of each fabric: its generation, and where its tunnels end on each node.
 #[derive(Default)]
-struct Fabrics(HashMap<String, Option<i64>>);
+struct Fabrics(HashMap<String, (Option<i64>, BTreeMap<String, String>)>);
 
 impl Fabrics {
     /// Whether a fabric is other than when this was last asked.
     fn differs(&mut self, agent: &Agent, name: &str) -> bool {
-        let now = agent.world.read().fabrics.get(&Key::new("", name)).map(|f| f.metadata.generation);
+        let ends = |f: &ClusterNetwork| {
+            let nodes = f.status.iter().flat_map(|s| &s.nodes);
+            nodes.filter_map(|(n, s)| Some((n.clone(), s.tunnel_address.clone()?))).collect()
+        };
+        let now = agent.world.read().fabrics.get(&Key::new("", name)).map(|f| (f.metadata.generation, ends(f)));
         match now {
-            Some(now) => self.0.insert(name.to_owned(), now) != Some(now),
+            Some(now) => self.0.insert(name.to_owned(), now.clone()) != Some(now),
             None => {
                 self.0.remove(name);
                 true

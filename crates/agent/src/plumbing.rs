@@ -14,9 +14,9 @@ use multihome_control::Key;
 use multihome_control::queue::Next;
 use multihome_dataplane::{Counted, Dataplane, Ear, Rogue, StepError};
 use multihome_dhcp::guard::server::{Doorkeeper, Passage};
-use multihome_model::{IfName, NetworkType, PortSecurity};
+use multihome_model::{IfName, NetworkType, PortSecurity, names};
 use multihome_netlink::packet::{PacketSocket, filter};
-use multihome_netlink::{Capabilities, Link, Rtnl};
+use multihome_netlink::{Address, Capabilities, Link, Rtnl};
 use multihome_plan::node::{
     Domain, NodeInput, NodeNetwork, NodeNic, NodeState, Port, Remotes, Security, Service, Step, Uplink, UplinkKind,
     bridge_name, build, diff, remotes, simulate, tap_name,
@@ -25,6 +25,7 @@ use multihome_plan::policy::Members;
 use tokio::runtime::Handle;
 
 use crate::announce::{announce, announce_floating};
+use crate::fabrics::OwnAddress;
 use crate::management::Management;
 use crate::policies::Policed;
 use crate::trial::Trials;
@@ -377,6 +378,22 @@ impl Plumbing {
             let link = lock(&this.inner).rtnl.link(device.as_str())?;
             let speed = multihome_netlink::speed(device.as_str()).ok().flatten();
             Ok(link.map(|l| (l, speed)))
+        })
+        .await?
+    }
+
+    /// The node's own addresses, but for those of devices that are made here; bonds count as the node's.
+    pub(crate) async fn own_addresses(&self) -> Result<Vec<OwnAddress>, Error> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut inner = lock(&this.inner);
+            let links: HashMap<u32, Link> = inner.rtnl.links()?.into_iter().map(|l| (l.index, l)).collect();
+            let own = |l: &Link| !l.name.starts_with("mh") || l.name.starts_with(names::BOND);
+            let of = |a: Address| {
+                let link = links.get(&a.index).filter(|l| l.up && own(l))?;
+                Some(OwnAddress { device: link.name.clone(), mtu: link.mtu, carrier: link.carrier, address: a.ip })
+            };
+            Ok(inner.rtnl.addresses()?.into_iter().filter_map(of).collect())
         })
         .await?
     }

@@ -9,7 +9,7 @@ use multihome_control::world::Tables;
 use multihome_control::{Key, fabric, floating, place, vm, vpc};
 use multihome_model::checked::{CheckedAction, CheckedNetwork, CheckedPolicyRoute, check_network, check_policy_routes};
 use multihome_model::kubevirt::VirtualMachineInstance;
-use multihome_model::{NetworkInterface, NicModel, Violations, Vni, Vpc};
+use multihome_model::{MGMT_FABRIC, NetworkInterface, NicModel, Violations, Vni, Vpc};
 use multihome_plan::node::{
     NodeFloating, NodeInput, NodeNetwork, NodeNic, NodePolicyRoute, NodeState, NodeVpc, RemoteNic, Steer, VpcPeer,
     build, gateway_mac, remotes, vpc_domain,
@@ -78,7 +78,14 @@ fn assemble(t: &Tables, node: &str, (here, nics, floating): Carried, around: &BT
     let in_vpcs = around.iter().flat_map(|v| vpc::members(t, v)).map(|(k, _)| k.clone());
     let concerned: BTreeSet<Key> = here.iter().cloned().chain(in_vpcs).collect();
     let remote = concerned.iter().flat_map(|k| remote_nics(t, node, k)).collect();
-    NodeInput { node: fabric::facts(t, node), networks, nics, remote, floating, vpcs, ..NodeInput::default() }
+    let fabrics: BTreeSet<&str> = vpcs.iter().map(|v| v.fabric.as_str()).collect();
+    let ends = |fabric: &str| {
+        let tunnels = t.tunnels(fabric);
+        t.nodes.keys().filter_map(|k| Some((k.name.clone(), tunnels.to(&k.name)?))).collect()
+    };
+    let tunnels = fabrics.into_iter().map(|f| (f.to_owned(), ends(f))).collect();
+    let node = fabric::facts(t, node);
+    NodeInput { node, networks, nics, remote, floating, tunnels, vpcs, ..NodeInput::default() }
 }
 
 /// The networks that next hops of policy routes are in, of the Vpcs of these networks.
@@ -104,7 +111,8 @@ fn node_vpc(t: &Tables, key: &Key) -> Option<NodeVpc> {
         uid: there.uid()?,
         key: key.to_string(),
         vni: there.status.as_ref().and_then(|s| s.vni).and_then(|v| Vni::new(v).ok()),
-        mtu: vm::tunnel_mtu(t),
+        mtu: vm::tunnel_mtu(t, there.spec.fabric()),
+        fabric: there.spec.fabric().to_owned(),
         subnets: vpc::members(t, key).flat_map(|(_, n)| vpc::subnets(&n)).collect(),
         policy_routes: policy_routes(there),
         static_routes: there.spec.static_routes.iter().filter_map(parsed).collect(),
@@ -158,20 +166,19 @@ pub(crate) fn carrier(nic: &NetworkInterface) -> Option<&str> {
     nic.status.as_ref().filter(|s| s.mac.is_some())?.node.as_deref()
 }
 
-/// The NICs of a network that other nodes carry, as far as those say where their tunnels end.
+/// The NICs of a network that other nodes carry.
 pub(crate) fn remote_nics(t: &Tables, node: &str, network: &Key) -> Vec<RemoteNic> {
     let vpc = vpc_of(t, network).and_then(|v| t.vpcs.get(&v)?.uid());
     let name = network.to_string();
-    let elsewhere = t.placed(network).filter(|p| p.node != node).filter_map(|p| {
-        Some(RemoteNic {
-            network: name.clone(),
-            vpc: vpc.clone(),
-            mac: p.mac,
-            addresses: p.addresses.clone(),
-            security: p.security,
-            node: p.node.clone(),
-            via: t.tunnel(&p.node)?,
-        })
+    let tunnels = t.tunnels(t.networks.get(network).map_or(MGMT_FABRIC, |n| n.spec.fabric()));
+    let elsewhere = t.placed(network).filter(|p| p.node != node).map(|p| RemoteNic {
+        network: name.clone(),
+        vpc: vpc.clone(),
+        mac: p.mac,
+        addresses: p.addresses.clone(),
+        security: p.security,
+        node: p.node.clone(),
+        via: tunnels.to(&p.node),
     });
     elsewhere.collect()
 }

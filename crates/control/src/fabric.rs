@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
-use multihome_model::{Bond, ClusterNetwork, IfName, Mtu, Uplink, names};
+use multihome_model::{Bond, ClusterNetwork, IfName, Mtu, NetworkType, Uplink, names};
 use multihome_plan::node::{Bond as NodeBond, Fabric, NodeFacts};
 
 use crate::Key;
@@ -25,18 +25,27 @@ pub fn facts(t: &Tables, node: &str) -> NodeFacts {
         .map(|(k, f)| (k.name.clone(), uplink(f, &labels).map(|(_, u)| carried(&k.name, f, u)).unwrap_or_default()))
         .collect();
     let tunnel_address = known.and_then(|n| crate::node::tunnel_address(n));
-    NodeFacts { name: node.to_owned(), fabrics, tunnel_address, ..NodeFacts::default() }
+    let own = t.fabrics.iter().filter(|(_, f)| !f.spec.underlay.is_empty());
+    let underlays = own.map(|(k, _)| (k.name.clone(), t.tunnels(&k.name).to(node))).collect();
+    NodeFacts { name: node.to_owned(), fabrics, tunnel_address, underlays, ..NodeFacts::default() }
 }
 
-/// A fabric that a VM's networks ride on, that has uplinks, and none of them on this node.
+/// What this node lacks that others have, of a fabric that a VM's networks ride on: the end of a sentence.
 pub fn missing(t: &Tables, node: &str, vm: &Key) -> Option<String> {
     let facts = facts(t, node);
     let networks = t.nics_of_vm(vm).into_iter().filter_map(|n| t.network_of(&n));
-    let mut fabrics =
-        networks.filter(|(_, n)| n.spec.r#type.rides_on_uplink()).map(|(_, n)| n.spec.fabric().to_owned());
-    fabrics.find(|name| {
-        let somewhere = t.fabrics.get(&Key::new("", name.clone())).is_some_and(|f| !f.spec.uplinks.is_empty());
-        somewhere && facts.fabrics.get(name).is_none_or(|f| f.device.is_none())
+    let mut fabrics = networks.map(|(_, n)| (n.spec.r#type, n.spec.fabric().to_owned()));
+    let not_here = |(kind, name): &(NetworkType, String)| match kind {
+        NetworkType::Overlay => t.tunnels(name).all().next().is_some() && facts.underlays.get(name) == Some(&None),
+        kind if kind.rides_on_uplink() => {
+            let somewhere = t.fabrics.get(&Key::new("", name.clone())).is_some_and(|f| !f.spec.uplinks.is_empty());
+            somewhere && facts.fabrics.get(name).is_none_or(|f| f.device.is_none())
+        }
+        _ => false,
+    };
+    fabrics.find(not_here).map(|(kind, name)| match kind {
+        NetworkType::Overlay => format!("no address in the underlay of {name}"),
+        _ => format!("no uplink to {name}"),
     })
 }
 

@@ -82,19 +82,28 @@ pub fn nic_address(nic: &NetworkInterface, family: Family) -> Option<IpAddr> {
 /// The MTU in force for a network.
 pub fn effective_mtu(tables: &Tables, spec: &CheckedNetwork) -> Mtu {
     let fabric = tables.fabrics.get(&Key::new("", spec.fabric.clone())).map_or(1500, |f| f.spec.mtu());
-    mtu::effective(spec.kind, Mtu::new(fabric).unwrap_or(Mtu::ETHERNET), spec.mtu, tunnels_over_ipv6(tables))
+    mtu::effective(
+        spec.kind,
+        Mtu::new(fabric).unwrap_or(Mtu::ETHERNET),
+        spec.mtu,
+        tunnels_over_ipv6(tables, &spec.fabric),
+    )
 }
 
-/// The MTU of tunnels between nodes: what the built-in fabric leaves.
-pub fn tunnel_mtu(tables: &Tables) -> Mtu {
-    let fabric = tables.fabrics.get(&Key::new("", MGMT_FABRIC)).map_or(1500, |f| f.spec.mtu());
-    let fabric = Mtu::new(fabric).unwrap_or(Mtu::ETHERNET);
-    mtu::ceiling(NetworkType::Overlay, fabric, tunnels_over_ipv6(tables))
+/// The MTU of tunnels between nodes: what the fabric leaves that they go by.
+pub fn tunnel_mtu(tables: &Tables, fabric: &str) -> Mtu {
+    let mtu = tables.fabrics.get(&Key::new("", fabric)).map_or(1500, |f| f.spec.mtu());
+    let mtu = Mtu::new(mtu).unwrap_or(Mtu::ETHERNET);
+    mtu::ceiling(NetworkType::Overlay, mtu, tunnels_over_ipv6(tables, fabric))
 }
 
-/// Whether tunnels may have IPv6 outside: then all of them leave room for it, so that an MTU holds on every node.
-pub fn tunnels_over_ipv6(tables: &Tables) -> bool {
-    tables.tunnels().any(|a| a.is_ipv6())
+/// Whether tunnels of a fabric may have IPv6 outside: then all of them leave room for it, so that an MTU holds on every node.
+fn tunnels_over_ipv6(tables: &Tables, fabric: &str) -> bool {
+    let own = tables.fabrics.get(&Key::new("", fabric)).map(|f| &f.spec.underlay).filter(|u| !u.is_empty());
+    match own {
+        Some(cidrs) => cidrs.iter().any(|c| c.contains(':')),
+        None => tables.tunnels(fabric).all().any(|a| a.is_ipv6()),
+    }
 }
 
 /// What each NIC of a VM is told.

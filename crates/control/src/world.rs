@@ -105,6 +105,34 @@ pub struct Tables {
     claims_by_owner: HashMap<String, BTreeSet<Key>>,
 }
 
+/// Where the tunnels of a fabric end on each node.
+#[derive(Debug)]
+pub enum Tunnels<'a> {
+    /// At the nodes' tunnel addresses.
+    Everywhere(&'a HashMap<String, IpAddr>),
+    /// At the nodes' addresses in the fabric's own underlay, as far as they have one.
+    Own(HashMap<&'a str, IpAddr>),
+}
+
+impl Tunnels<'_> {
+    /// Where they end on a node.
+    pub fn to(&self, node: &str) -> Option<IpAddr> {
+        match self {
+            Self::Everywhere(all) => all.get(node).copied(),
+            Self::Own(all) => all.get(node).copied(),
+        }
+    }
+
+    /// Where they end on all nodes.
+    pub fn all(&self) -> impl Iterator<Item = IpAddr> {
+        let (everywhere, own) = match self {
+            Self::Everywhere(all) => (Some(all.values()), None),
+            Self::Own(all) => (None, Some(all.values())),
+        };
+        everywhere.into_iter().flatten().chain(own.into_iter().flatten()).copied()
+    }
+}
+
 impl Tables {
     /// The NICs of a VM.
     pub fn nics_of_vm(&self, vm: &Key) -> Vec<Arc<NetworkInterface>> {
@@ -131,14 +159,12 @@ impl Tables {
         self.nics_by_node.get(node).into_iter().flatten().filter_map(|k| self.nics.get(k))
     }
 
-    /// Where a node's tunnels end.
-    pub fn tunnel(&self, node: &str) -> Option<IpAddr> {
-        self.tunnels.get(node).copied()
-    }
-
-    /// Where all tunnels end.
-    pub fn tunnels(&self) -> impl Iterator<Item = IpAddr> {
-        self.tunnels.values().copied()
+    /// Where tunnels of a fabric end.
+    pub fn tunnels(&self, fabric: &str) -> Tunnels<'_> {
+        let own = self.fabrics.get(&Key::new("", fabric)).filter(|f| !f.spec.underlay.is_empty());
+        let Some(own) = own else { return Tunnels::Everywhere(&self.tunnels) };
+        let nodes = own.status.iter().flat_map(|s| &s.nodes);
+        Tunnels::Own(nodes.filter_map(|(n, s)| Some((n.as_str(), s.tunnel_address.as_ref()?.parse().ok()?))).collect())
     }
 
     /// The networks of a Vpc, by their names.

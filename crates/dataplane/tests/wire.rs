@@ -105,7 +105,7 @@ fn input(node: u8) -> NodeInput {
             addresses: vec![address(0, NEAR + FAR - node, OVERLAY).into()],
             security: PortSecurity::Strict,
             node: format!("node{}", NEAR + FAR - node),
-            via: tunnel(NEAR + FAR - node).into(),
+            via: Some(tunnel(NEAR + FAR - node).into()),
         }],
         ..NodeInput::default()
     }

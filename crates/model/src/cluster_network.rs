@@ -53,6 +53,10 @@ pub struct ClusterNetworkSpec {
     /// Largest packet in bytes, 576 to 9000; 0 or left out means 1500.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// CIDRs of one family, such as 10.20.0.0/16, at most 64: the tunnels of overlays on this fabric go from each node's own address
+    /// in one of them to those of other nodes. Default: they go between the nodes' tunnel addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub underlay: Vec<String>,
 }
 
 /// The NICs that carry a fabric on some nodes.
@@ -184,12 +188,18 @@ pub struct ClusterNetworkNodeStatus {
     /// MTU in bytes that the device has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// The address that tunnels of overlays on it start from and end at, where the fabric has an underlay of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel_address: Option<String>,
     /// What is wrong with it, in a sentence; left out if nothing is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
 impl ClusterNetworkSpec {
+    /// How many CIDRs an underlay may have.
+    pub const MOST_UNDERLAYS: usize = 64;
+
     /// The MTU in bytes, with the default filled in.
     pub fn mtu(&self) -> u32 {
         match self.mtu {

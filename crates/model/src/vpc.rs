@@ -4,7 +4,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Condition;
+use crate::{Condition, MGMT_FABRIC};
 
 /// A routing domain: its networks reach each other by their gateways and nobody else; CIDRs of two VPCs may overlap.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Default)]
@@ -57,6 +57,9 @@ use crate::Condition;
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VpcSpec {
+    /// The fabric whose underlay its tunnels between nodes go by. Default: mgmt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_network: Option<String>,
     /// Routes inside the domain, beside those of its networks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub static_routes: Vec<StaticRoute>,
@@ -157,4 +160,11 @@ pub struct VpcStatus {
     /// Ready: it routes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+}
+
+impl VpcSpec {
+    /// The fabric whose underlay its tunnels go by.
+    pub fn fabric(&self) -> &str {
+        self.cluster_network.as_deref().unwrap_or(MGMT_FABRIC)
+    }
 }

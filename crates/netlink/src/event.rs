@@ -1,4 +1,4 @@
-//! Changes of links, as they happen.
+//! Changes of links and of their addresses, as they happen.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
@@ -8,7 +8,10 @@ use crate::msg;
 use crate::netns::Netns;
 use crate::socket::Socket;
 
+// include/uapi/linux/rtnetlink.h
 const RTNLGRP_LINK: u32 = 1;
+const RTNLGRP_IPV4_IFADDR: u32 = 5;
+const RTNLGRP_IPV6_IFADDR: u32 = 9;
 
 /// What happened to a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,11 +20,13 @@ pub enum LinkEvent {
     Changed(Link),
     /// It is gone.
     Gone(Link),
+    /// An address of it came, went or changed; its index.
+    Addressed(u32),
     /// Events were lost because they came faster than they were read: look at everything again.
     Lost,
 }
 
-/// A subscription to the link events of one namespace. The descriptor becomes readable when there
+/// A subscription to the events of links and addresses of one namespace. The descriptor becomes readable when there
 /// are events; it may be used with an event loop.
 #[derive(Debug)]
 pub struct LinkEvents {
@@ -47,7 +52,9 @@ impl LinkEvents {
     /// When the system refuses the socket.
     pub fn open() -> Result<Self> {
         let socket = Socket::open(libc::NETLINK_ROUTE)?;
-        socket.join(RTNLGRP_LINK)?;
+        for group in [RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR] {
+            socket.join(group)?;
+        }
         Ok(Self { socket })
     }
 
@@ -70,6 +77,11 @@ impl LinkEvents {
                 Ok(None) => return Ok(events),
                 Ok(Some(datagram)) => {
                     for m in msg::messages(datagram) {
+                        if matches!(m.kind, libc::RTM_NEWADDR | libc::RTM_DELADDR) {
+                            // struct ifaddrmsg
+                            events.extend(msg::u32_at(m.body, 4).map(LinkEvent::Addressed));
+                            continue;
+                        }
                         // A bridge sends messages of family AF_BRIDGE about its ports too, which
                         // say less than the link's own; those are left out.
                         let own = m.body.first() == Some(&0);

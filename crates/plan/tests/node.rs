@@ -62,6 +62,7 @@ fn vpcs(nets: &[(NetworkType, Option<u8>, u32)]) -> Vec<NodeVpc> {
         key: format!("default/vpc{v}"),
         vni: Vni::new(5000 + u32::from(v)).ok(),
         mtu: Mtu::new(1450).unwrap(),
+        fabric: "mgmt".into(),
         subnets: subnets(v),
         static_routes: [("172.16.0.0/12".parse().unwrap(), IpAddr::from([10, v, 0, 101]))].into(),
         policy_routes: vec![
@@ -133,9 +134,11 @@ fn inputs() -> impl Strategy<Value = NodeInput> {
                 addresses: vec![IpAddr::from([10, *net as u8, 0, 100 + i as u8])],
                 security: if *strict { PortSecurity::Strict } else { PortSecurity::Promiscuous },
                 node: format!("node{node}"),
-                via: IpAddr::from([192, 0, 2, *node]),
+                via: Some(IpAddr::from([192, 0, 2, *node])),
             })
             .collect(),
+        tunnels: [("mgmt".to_owned(), (0..3).map(|n: u8| (format!("node{n}"), [192, 0, 2, n].into())).collect())]
+            .into(),
         node: NodeFacts {
             name: "node0".into(),
             fabrics: [("mgmt".to_owned(), fabric(uplink))].into(),

@@ -1,6 +1,7 @@
 //! Several nodes, driven by the command line as their operators do: one serves the API, the others join it.
 
 mod outside;
+mod underlay;
 
 use std::process::Command;
 use std::time::Duration;

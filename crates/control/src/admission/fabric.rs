@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use multihome_model::checked::{check_cluster_network, check_network, check_vpc};
-use multihome_model::{ClusterNetwork, Network, Violations, Vpc};
+use multihome_model::{ClusterNetwork, MGMT_FABRIC, Network, Violations, Vpc};
 
-use super::{Lookup, Refusal, Request, Verb, Verdict, list, listing, parse, spec_changed};
+use super::{Lookup, Refusal, Request, Verb, Verdict, get, list, listing, parse, spec_changed};
 use crate::Key;
 use crate::fabric::uplink;
 use crate::vm::is_builtin_fabric;
@@ -23,7 +23,13 @@ pub(super) fn validate_fabric(req: &Request<'_>, look: &dyn Lookup) -> Verdict {
             .filter(|n| n.spec.fabric() == req.name)
             .map(|n| format!("{}/{}", n.namespace().unwrap_or_default(), n.name_any()))
             .collect();
-        return refuse_users(&users, &format!("ClusterNetwork {:?}", req.name), "networks");
+        refuse_users(&users, &format!("ClusterNetwork {:?}", req.name), "networks")?;
+        let vpcs: Vec<String> = list::<Vpc>(look, None)
+            .iter()
+            .filter(|v| v.spec.fabric() == req.name && v.metadata.deletion_timestamp.is_none())
+            .map(|v| Key::of(v).to_string())
+            .collect();
+        return refuse_users(&vpcs, &format!("ClusterNetwork {:?}", req.name), "Vpcs");
     }
     let Some(new) = req.new else { return Ok(()) };
     let fabric: ClusterNetwork = parse(new)?;
@@ -78,6 +84,11 @@ pub(super) fn validate_vpc(req: &Request<'_>, look: &dyn Lookup) -> Verdict {
     let mut all = domains(look);
     all.entry(key.clone()).or_default().peers = vpc.spec.peers.clone();
     let mut v = Violations::default();
+    let fabric = vpc.spec.fabric();
+    if !is_builtin_fabric(fabric) && get::<ClusterNetwork>(look, &Key::new("", fabric)).is_none() {
+        let text = format!("ClusterNetwork {fabric:?} does not exist: create it, or use {MGMT_FABRIC:?}");
+        v.add("spec.clusterNetwork", text);
+    }
     for (i, peer) in vpc.spec.peers.iter().enumerate() {
         if Key::reference(&peer.vpc, req.namespace) == key {
             v.add(format!("spec.peers[{i}].vpc"), "a Vpc does not peer with itself: name another one");

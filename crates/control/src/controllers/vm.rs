@@ -204,8 +204,7 @@ async fn schedule(ctx: &Context, key: &Key, vmi: &VirtualMachineInstance) -> Out
             let missing = |n: &String| fabric::missing(&t, n, key);
             let chosen = fits.iter().filter(|n| missing(n).is_none()).min_by_key(|n| (load(n), (*n).clone()));
             let why = || {
-                let all: Vec<String> =
-                    fits.iter().filter_map(|n| Some(format!("{n} has no uplink to {}", missing(n)?))).collect();
+                let all: Vec<String> = fits.iter().filter_map(|n| Some(format!("{n} has {}", missing(n)?))).collect();
                 format!("no node reaches all its networks: {}", all.join(", "))
             };
             chosen.cloned().ok_or_else(why)

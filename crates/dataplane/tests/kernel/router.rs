@@ -64,12 +64,15 @@ pub(super) fn input(node: usize, nics: &[Place]) -> NodeInput {
         key: format!("default/{uid}"),
         vni: Vni::new(vni).ok(),
         mtu: Mtu::new(1450).unwrap(),
+        fabric: "mgmt".into(),
         subnets: subnets(uid),
         static_routes: [("172.16.5.0/24".parse().unwrap(), "10.2.0.20".parse().unwrap())].into(),
         policy_routes: vec![],
         peers: vec![VpcPeer { uid: other.into(), subnets: subnets(other) }],
     };
+    let ends = NODES.iter().enumerate().map(|(n, a)| (format!("node{n}"), a.parse().unwrap())).collect();
     NodeInput {
+        tunnels: [("mgmt".to_owned(), ends)].into(),
         node: NodeFacts {
             name: format!("node{node}"),
             tunnel_address: NODES[node].parse().ok(),
@@ -99,7 +102,7 @@ pub(super) fn input(node: usize, nics: &[Place]) -> NodeInput {
                 addresses: vec![address(p)],
                 security: PortSecurity::Strict,
                 node: format!("node{}", p.2),
-                via: NODES[p.2].parse().unwrap(),
+                via: NODES[p.2].parse().ok(),
             })
             .collect(),
         vpcs: vec![vpc("red", "blue", 9001), vpc("blue", "red", 9002)],

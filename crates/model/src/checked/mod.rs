@@ -8,7 +8,7 @@ mod nic;
 mod policy_route;
 mod subnet;
 
-pub use fabric::{check_cluster_network, check_vpc};
+pub use fabric::{check_cluster_network, check_underlay, check_vpc};
 pub use floating::{CheckedFloatingIP, check_floating_ip};
 pub use group::{CheckedGroup, CheckedRule, check_group};
 pub use network::{CheckedNetwork, check_network};

@@ -412,10 +412,25 @@ fn link_events_tell_what_happens() {
     };
     let mut events = LinkEvents::open_in(&netns).unwrap();
     let mut rtnl = Rtnl::open_in(&netns).unwrap();
-    rtnl.create(&new("br0", BRIDGE)).unwrap();
+    let index = rtnl.create(&new("br0", BRIDGE)).unwrap();
+    // The kernel tells of IPv6 addresses a moment later.
+    let addressed = |events: &mut LinkEvents| {
+        (0..200).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            events.read().unwrap().contains(&LinkEvent::Addressed(index))
+        })
+    };
+    for ip in ["10.0.0.7", "fd00::7"] {
+        let address = Address { index, ip: ip.parse().unwrap(), prefix: 24 };
+        rtnl.address_set(&address, true).unwrap();
+        assert!(addressed(&mut events), "{ip} came");
+        rtnl.address_delete(&address).unwrap();
+        assert!(addressed(&mut events), "{ip} went");
+    }
+    rtnl.create(&new("br1", BRIDGE)).unwrap();
     rtnl.delete("br0").unwrap();
     let seen = events.read().unwrap();
-    assert!(seen.iter().any(|e| matches!(e, LinkEvent::Changed(l) if l.name == "br0" && l.up)), "{seen:#?}");
+    assert!(seen.iter().any(|e| matches!(e, LinkEvent::Changed(l) if l.name == "br1" && l.up)), "{seen:#?}");
     assert!(matches!(seen.last(), Some(LinkEvent::Gone(l)) if l.name == "br0"), "{seen:#?}");
     assert!(events.read().unwrap().is_empty());
 }

@@ -85,8 +85,18 @@ pub struct NodeFacts {
     pub fabrics: BTreeMap<String, Fabric>,
     /// Outer source address of overlays.
     pub tunnel_address: Option<IpAddr>,
+    /// The same of overlays on fabrics that have an underlay of their own, by the fabric's name; where this node has no address in
+    /// it, they reach no other node.
+    pub underlays: BTreeMap<String, Option<IpAddr>>,
     /// Why this node carries no trunks of a fabric, by the fabric's name: a sentence's end.
     pub no_trunks: BTreeMap<String, String>,
+}
+
+impl NodeFacts {
+    /// Outer source address of tunnels that go by a fabric.
+    pub fn tunnel(&self, fabric: &str) -> Option<IpAddr> {
+        self.underlays.get(fabric).copied().unwrap_or(self.tunnel_address)
+    }
 }
 
 /// Everything that a node plan depends on.
@@ -102,6 +112,8 @@ pub struct NodeInput {
     pub remote: Vec<RemoteNic>,
     /// Floating addresses of these NICs; the networks that they are from are among those above.
     pub floating: Vec<NodeFloating>,
+    /// Where tunnels end that go by a fabric: by the fabric's name, and by the node's. Of the fabrics of those domains.
+    pub tunnels: BTreeMap<String, BTreeMap<String, IpAddr>>,
     /// The routing domains of these networks, and those that they peer with, in any order.
     pub vpcs: Vec<NodeVpc>,
     /// What may be opened by and towards these NICs, by uid; of others everything.

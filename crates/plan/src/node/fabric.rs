@@ -60,7 +60,7 @@ pub(super) fn uplink(
     match (network.spec.kind, trunked.get(fabric)) {
         (NetworkType::Overlay, _) => Some((
             names::device(names::VXLAN, &network.uid),
-            UplinkKind::Vxlan { vni: network.vni?, local: node.tunnel_address, port: VXLAN_PORT },
+            UplinkKind::Vxlan { vni: network.vni?, local: node.tunnel(fabric), port: VXLAN_PORT },
         )),
         (NetworkType::Vlan, Some(_)) => Some(vlan(fabric_name(fabric), network.spec.vlan?)),
         (NetworkType::Vlan, None) => Some(vlan(device(fabric, node)?.clone(), network.spec.vlan?)),

@@ -25,8 +25,8 @@ pub struct RemoteNic {
     pub security: PortSecurity,
     /// The name of its node.
     pub node: String,
-    /// The tunnel address of its node.
-    pub via: IpAddr,
+    /// Where tunnels of its network end on its node, if they do.
+    pub via: Option<IpAddr>,
 }
 
 /// What a VXLAN uplink knows of other nodes.
@@ -73,13 +73,14 @@ pub fn remotes<'a>(
     let own = gateways(network);
     let mut all = Remotes { flood: Flood { nodes: BTreeSet::new(), unknown: open, own }, hosts: BTreeMap::new() };
     for nic in nics.into_iter().filter(|n| n.network == network.key) {
-        all.flood.nodes.insert(nic.via);
+        let Some(via) = nic.via else { continue };
+        all.flood.nodes.insert(via);
         all.flood.unknown |= nic.security == PortSecurity::Promiscuous;
         let mut addresses: BTreeSet<IpAddr> = nic.addresses.iter().copied().collect();
         if network.spec.ipv6.is_some() {
             addresses.insert(IpAddr::V6(nic.mac.link_local()));
         }
-        all.hosts.insert(nic.mac, Remote { via: nic.via, addresses });
+        all.hosts.insert(nic.mac, Remote { via, addresses });
     }
     Some((names::device(names::VXLAN, &network.uid), all))
 }

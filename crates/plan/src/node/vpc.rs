@@ -26,6 +26,8 @@ pub struct NodeVpc {
     pub vni: Option<Vni>,
     /// MTU of its tunnels.
     pub mtu: Mtu,
+    /// The fabric that they go by.
+    pub fabric: String,
     /// The subnets of all its networks, wherever they are.
     pub subnets: BTreeSet<IpNet>,
     /// Routes that the user wrote: destination and next hop, an address in one of the subnets.
@@ -142,8 +144,11 @@ pub(super) fn add_vpcs(input: &NodeInput, state: &mut NodeState) {
             .flat_map(|l| l.addresses.iter().map(IpNet::trunc))
             .collect();
         let router = router(input, vpc, &remote);
-        let own = remote.get(vpc.uid.as_str()).map(Vec::as_slice).unwrap_or_default();
-        let mut routes = routes(vpc, &legs, own, router.is_some());
+        // What no tunnel leads to is not reached.
+        let tunnels = input.tunnels.get(&vpc.fabric).filter(|_| router.is_some());
+        let reached = |n: &&&RemoteNic| tunnels.is_some_and(|t| t.contains_key(&n.node));
+        let own = remote.get(vpc.uid.as_str()).into_iter().flatten().filter(reached).copied();
+        let mut routes = routes(vpc, &legs, own);
         let mut peers = BTreeMap::new();
         for peer in vpc.peers.iter().filter(|p| here.contains(p.uid.as_str())) {
             let other = vpc_domain(&peer.uid);
@@ -164,8 +169,10 @@ fn router(input: &NodeInput, vpc: &NodeVpc, remote: &HashMap<&str, Vec<&RemoteNi
     let concerned: BTreeSet<&str> = vpc.peers.iter().map(|p| p.uid.as_str()).chain([vpc.uid.as_str()]).collect();
     let nics = concerned.iter().filter_map(|v| remote.get(v)).flatten();
     // Many NICs are on few nodes, and a router's MAC is a hash.
-    let nodes: BTreeMap<&str, IpAddr> = nics.map(|n| (n.node.as_str(), n.via)).collect();
-    let nodes: BTreeMap<MacAddr, IpAddr> = nodes.into_iter().map(|(n, via)| (router_mac(&vpc.uid, n), via)).collect();
+    let nodes: BTreeSet<&str> = nics.map(|n| n.node.as_str()).collect();
+    let tunnels = input.tunnels.get(&vpc.fabric);
+    let nodes = nodes.into_iter().filter_map(|n| Some((n, *tunnels?.get(n)?)));
+    let nodes: BTreeMap<MacAddr, IpAddr> = nodes.map(|(n, via)| (router_mac(&vpc.uid, n), via)).collect();
     if nodes.is_empty() {
         return None;
     }
@@ -173,7 +180,7 @@ fn router(input: &NodeInput, vpc: &NodeVpc, remote: &HashMap<&str, Vec<&RemoteNi
         device: names::device(names::ROUTER, &vpc.uid),
         alias: format!("router vpc {}", vpc.key),
         vni: vpc.vni?,
-        local: input.node.tunnel_address,
+        local: input.node.tunnel(&vpc.fabric),
         port: VXLAN_PORT,
         mac: router_mac(&vpc.uid, &input.node.name),
         mtu: vpc.mtu,
@@ -182,11 +189,15 @@ fn router(input: &NodeInput, vpc: &NodeVpc, remote: &HashMap<&str, Vec<&RemoteNi
 }
 
 /// Routes to NICs of other nodes, those that the user wrote, and none out of the domain for what is its own and not there.
-fn routes(vpc: &NodeVpc, legs: &BTreeSet<IpNet>, remote: &[&RemoteNic], routed: bool) -> BTreeMap<IpNet, Via> {
+fn routes<'a>(
+    vpc: &NodeVpc,
+    legs: &BTreeSet<IpNet>,
+    remote: impl Iterator<Item = &'a RemoteNic>,
+) -> BTreeMap<IpNet, Via> {
     let mut all: BTreeMap<IpNet, Via> = vpc.subnets.difference(legs).map(|s| (*s, Via::Unreachable)).collect();
     let mut at: HashMap<IpAddr, MacAddr> = HashMap::new();
     let mut routers: HashMap<&str, MacAddr> = HashMap::new();
-    for nic in remote.iter().filter(|_| routed) {
+    for nic in remote {
         let router = *routers.entry(&nic.node).or_insert_with(|| router_mac(&vpc.uid, &nic.node));
         let own = nic.addresses.iter().filter(|a| vpc.subnets.iter().any(|s| s.contains(*a)));
         for a in own {
