@@ -162,6 +162,10 @@ fn subject(t: &Tables, node: &str, network: &NodeNetwork, input: &NodeInput) -> 
             IpAddr::V6(a) => Some(a),
             IpAddr::V4(_) => None,
         }),
+        address4: spec.ipv4.as_ref().filter(|_| !spec.owns_gateway).and_then(|s| match s.probe? {
+            IpAddr::V4(a) => Some(a),
+            IpAddr::V6(_) => None,
+        }),
         routed: [routed; 2],
     }
 }

@@ -24,6 +24,7 @@ pub(crate) fn frames(bytes: &[u8]) {
         ipv6: Want::Expect,
         gateway4: None,
         gateway6: None,
+        address4: None,
         routed: [true; 2],
     };
     let mut prober = Prober::new(subject, Duration::ZERO);

@@ -275,6 +275,10 @@ pub struct IpFamilySpec {
     /// DHCP relays (giaddr) whose packets are answered. Others are dropped and counted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub relays: Vec<String>,
+    /// An address of the subnet that every node pings a gateway of yours from. No NIC gets it. Default: none; where a DHCP server
+    /// of yours gives leases, one is taken for a moment instead. Not for IPv6, whose gateways are pinged from link-local addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_address: Option<String>,
 }
 
 /// A route by a network.

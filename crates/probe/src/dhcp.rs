@@ -65,6 +65,7 @@ mod tests {
     fn offer(server: u8, routers: &[u8]) -> Offer {
         Offer {
             transaction: 0,
+            address: [10, 0, 0, 99].into(),
             server: [10, 0, 0, server].into(),
             subnet: "10.0.0.0/24".parse().ok(),
             routers: routers.iter().map(|r| [10, 0, 0, *r].into()).collect(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use multihome_dhcp::client::v4::Said;
 use multihome_dhcp::frame6::End;
 use multihome_model::MacAddr;
 
@@ -12,6 +13,7 @@ use crate::frames::{self, BROADCAST, Heard};
 use crate::peer::{Peer, Shot};
 use crate::routed::{EchoRequest, Routed};
 use crate::routers::Routers;
+use crate::visit::{Speaker, Visit};
 use crate::watch::{LISTEN, OFTEN, Pace, SELDOM, Time, Watch};
 use crate::wire::{Kind, Probe, SMALLEST};
 
@@ -68,6 +70,9 @@ pub struct Subject {
     pub gateway4: Option<Ipv4Addr>,
     /// The IPv6 gateway that is written down; without one, the one that advertises itself is asked.
     pub gateway6: Option<Ipv6Addr>,
+    /// The address that the IPv4 gateway is pinged from, the same on all nodes; without one, a lease is taken for a moment where
+    /// servers offer some.
+    pub address4: Option<Ipv4Addr>,
     /// Whether the node's own network is asked, too, if it is routed to the gateway: IPv4, IPv6.
     pub routed: [bool; 2],
 }
@@ -149,6 +154,7 @@ pub struct Prober {
     gateway4: Option<Gateway<Ipv4Addr>>,
     gateway6: Option<Gateway<Ipv6Addr>>,
     echo6: Echo,
+    visit: Visit,
     /// IPv4 and IPv6.
     routed: [Routed; 2],
     sequence: u32,
@@ -172,6 +178,7 @@ impl Prober {
             gateway4: None,
             gateway6: None,
             echo6: Echo::default(),
+            visit: Visit::new(first),
             routed: Default::default(),
             sequence: 0,
             answered: (0, 0),
@@ -252,6 +259,7 @@ impl Prober {
             wanted(self.subject.ipv6, self.routers.watch.next()),
             wanted(self.subject.ipv6, self.servers6.next()),
         ];
+        let servers = servers.into_iter().chain([self.visit.next()]);
         let all = gateways.into_iter().chain(servers).flatten().chain(self.peers.values().map(Peer::next));
         let inside = all.min().filter(|_| self.carrier);
         inside.into_iter().chain(self.routed.iter().filter_map(Routed::next)).min()
@@ -284,6 +292,14 @@ impl Prober {
         self.routers.expire(now);
         self.follow(now);
         self.poll_peers(now, &mut out);
+        let answering = self.gateway4.as_ref().filter(|g| g.watch.answers() == Some(true));
+        self.visit.follow(answering.and_then(|g| Some((g.address, g.mac?))), now);
+        let offers = self.subject.ipv4 != Want::Nothing && self.servers.watch.answers() == Some(true);
+        let (frames, wants_offer) = self.visit.poll(&self.speaker(), offers, now);
+        out.extend(frames);
+        if wants_offer {
+            self.servers.watch.hurry(now);
+        }
         if self.subject.ipv4 != Want::Nothing && self.servers.watch.due(now) {
             out.extend(frames::dhcp4(mac, self.transaction()));
         }
@@ -329,6 +345,15 @@ impl Prober {
         }
     }
 
+    fn speaker(&self) -> Speaker {
+        Speaker { mac: self.subject.mac, identifier: self.transaction() as u16, own: self.subject.address4 }
+    }
+
+    /// What is to be sent before nothing is asked any more: what was borrowed is given back.
+    pub fn end(&mut self) -> Option<Vec<u8>> {
+        self.visit.end(self.subject.mac)
+    }
+
     /// One number for all questions of this prober: nothing follows from an answer but what it says.
     fn transaction(&self) -> u32 {
         self.subject.network as u32 ^ (self.subject.node >> 32) as u32
@@ -342,6 +367,7 @@ impl Prober {
             Heard::Probe(from, p) => return self.probe(from, &p, now),
             Heard::Asked(by) => return if self.may_answer(now) { frames::advertisement(mac, by) } else { None },
             Heard::Arp(from, address) => {
+                self.visit.arp(address, now);
                 if let Some(g) = &mut self.gateway4 {
                     g.heard(from, address, now);
                 }
@@ -357,10 +383,24 @@ impl Prober {
                     self.echo6.heard(sequence);
                 }
             }
-            Heard::Offer(offer) if offer.transaction == self.transaction() && self.subject.ipv4 != Want::Nothing => {
-                self.servers.heard(offer, now);
-                self.follow(now);
+            Heard::Echo4(from, to, identifier, sequence) => {
+                if identifier == self.transaction() as u16 {
+                    self.visit.echo(from, to, sequence, now);
+                }
             }
+            Heard::Server4(from, said) if self.subject.ipv4 != Want::Nothing => match said {
+                Said::Offered(offer) if offer.transaction == self.transaction() => {
+                    let server = offer.server;
+                    self.servers.heard(offer.clone(), now);
+                    if self.servers.offer().is_some_and(|o| o.server == server) {
+                        self.visit.offered(&offer, from, now);
+                    }
+                    self.follow(now);
+                }
+                Said::Offered(_) => {}
+                Said::Granted(given) => self.visit.granted(&given, from, now),
+                Said::Refused(transaction) => self.visit.refused(transaction, now),
+            },
             Heard::Router(from, address, said) if self.subject.ipv6 != Want::Nothing => {
                 self.routers.heard(address, said, now);
                 self.follow(now);
@@ -375,7 +415,7 @@ impl Prober {
                 self.servers6.heard(now);
                 self.server6 = Some((from, said.gives));
             }
-            Heard::Offer(_) | Heard::Router(..) | Heard::Server6(..) => {}
+            Heard::Server4(..) | Heard::Router(..) | Heard::Server6(..) => {}
         }
         None
     }
@@ -421,3 +461,5 @@ impl Prober {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod visits;

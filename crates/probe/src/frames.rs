@@ -3,12 +3,14 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use multihome_dhcp::client::ra::{self, ROUTERS};
-use multihome_dhcp::client::v4::{Offer, discover};
+use multihome_dhcp::client::v4::Offer;
+use multihome_dhcp::client::v4::{self, Said, discover};
 use multihome_dhcp::client::v6::{self, SERVERS};
 use multihome_dhcp::frame::{self, build_udp};
 use multihome_dhcp::frame6::{self, End, build_icmp};
 use multihome_model::MacAddr;
 
+use crate::icmp;
 use crate::wire::Probe;
 
 pub(crate) const BROADCAST: MacAddr = MacAddr([0xff; 6]);
@@ -46,8 +48,10 @@ pub enum Heard {
     Asked(End),
     /// A router advertises itself.
     Router(MacAddr, Ipv6Addr, ra::Advertised),
-    /// A DHCPv4 server offers.
-    Offer(Offer),
+    /// What a DHCPv4 server says, and the MAC that it comes from.
+    Server4(MacAddr, Said),
+    /// An IPv4 echo reply: from whom, to whom, and the question's identifier and sequence number.
+    Echo4(Ipv4Addr, Ipv4Addr, u16, u16),
     /// A DHCPv6 server advertises itself.
     Server6(Ipv6Addr, v6::Advertised),
 }
@@ -58,6 +62,11 @@ fn own(mac: MacAddr) -> End {
 
 /// An ARP probe for `target` (RFC 5227 section 1.1: from 0.0.0.0, so that no cache learns anything), to one MAC or to all.
 pub(crate) fn arp(mac: MacAddr, to: Option<MacAddr>, target: Ipv4Addr) -> Vec<u8> {
+    arp_from((mac, Ipv4Addr::UNSPECIFIED), to, target)
+}
+
+/// An ARP request, by which whoever has `target` learns where it comes from (RFC 826).
+pub(crate) fn arp_from((mac, source): (MacAddr, Ipv4Addr), to: Option<MacAddr>, target: Ipv4Addr) -> Vec<u8> {
     let mut f = Vec::with_capacity(42);
     f.extend(to.unwrap_or(BROADCAST).0);
     f.extend(mac.0);
@@ -65,7 +74,7 @@ pub(crate) fn arp(mac: MacAddr, to: Option<MacAddr>, target: Ipv4Addr) -> Vec<u8
     f.extend(ARP);
     f.extend(REQUEST);
     f.extend(mac.0);
-    f.extend([0; 4]);
+    f.extend(source.octets());
     f.extend([0; 6]);
     f.extend(target.octets());
     f
@@ -119,6 +128,49 @@ pub(crate) fn dhcp4(mac: MacAddr, transaction: u32) -> Option<Vec<u8>> {
     build_udp(from, to, &discover(mac, transaction))
 }
 
+/// Asks for what a DHCPv4 server offered.
+pub(crate) fn request4(mac: MacAddr, offer: &Offer) -> Option<Vec<u8>> {
+    let from = frame::End { mac, address: Ipv4Addr::UNSPECIFIED, port: DHCP4.0 };
+    let to = frame::End { mac: BROADCAST, address: Ipv4Addr::BROADCAST, port: DHCP4.1 };
+    build_udp(from, to, &v4::request(mac, offer))
+}
+
+/// Says that somebody else has what a DHCPv4 server gave.
+pub(crate) fn decline4(mac: MacAddr, given: &Offer) -> Option<Vec<u8>> {
+    let from = frame::End { mac, address: Ipv4Addr::UNSPECIFIED, port: DHCP4.0 };
+    let to = frame::End { mac: BROADCAST, address: Ipv4Addr::BROADCAST, port: DHCP4.1 };
+    build_udp(from, to, &v4::decline(mac, given))
+}
+
+/// Gives back what a DHCPv4 server gave, by the MAC that its answers come from.
+pub(crate) fn release4((mac, to): (MacAddr, MacAddr), given: &Offer) -> Option<Vec<u8>> {
+    let from = frame::End { mac, address: given.address, port: DHCP4.0 };
+    let to = frame::End { mac: to, address: given.server, port: DHCP4.1 };
+    build_udp(from, to, &v4::release(mac, given))
+}
+
+/// An IPv4 echo request (RFC 792) in an Ethernet frame.
+pub(crate) fn echo4(
+    (mac, from): (MacAddr, Ipv4Addr),
+    (to_mac, to): (MacAddr, Ipv4Addr),
+    identifier: u16,
+    sequence: u16,
+) -> Vec<u8> {
+    let message = icmp::request(false, identifier, sequence);
+    let mut f = Vec::with_capacity(34 + message.len());
+    f.extend(to_mac.0);
+    f.extend(mac.0);
+    f.extend([8, 0, 0x45, 0]);
+    f.extend((20 + message.len() as u16).to_be_bytes());
+    f.extend([0, 0, 0x40, 0, 64, icmp::ICMP, 0, 0]);
+    f.extend(from.octets());
+    f.extend(to.octets());
+    let sum = frame::checksum(&f[14..34], 0);
+    f[24..26].copy_from_slice(&sum.to_be_bytes());
+    f.extend(message);
+    f
+}
+
 /// Asks all DHCPv6 servers what they offer.
 pub(crate) fn dhcp6(mac: MacAddr, transaction: [u8; 3]) -> Option<Vec<u8>> {
     frame6::build_udp(own(mac), SERVERS, DHCP6, &v6::solicit(mac, transaction))
@@ -135,9 +187,15 @@ pub fn hear(frame: &[u8], mac: MacAddr, checksum_pending: bool) -> Option<Heard>
             reply.then(|| Heard::Arp(sender, Ipv4Addr::new(f[28], f[29], f[30], f[31])))
         }
         [8, 0] => {
+            let packet = frame.get(14..)?;
+            if packet.get(9) == Some(&icmp::ICMP) {
+                let reply = (frame[..6] == mac.0).then(|| icmp::Reply::parse(packet, false))??;
+                let at = |i: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(i..i + 4)?).ok()?));
+                return Some(Heard::Echo4(at(12)?, at(16)?, reply.identifier, reply.sequence));
+            }
             let d = frame::parse_udp(frame, checksum_pending)?;
-            let offer = (d.destination_port == DHCP4.0).then(|| Offer::parse(d.payload, mac))?;
-            offer.map(Heard::Offer)
+            let said = (d.destination_port == DHCP4.0).then(|| Said::parse(d.payload, mac))??;
+            Some(Heard::Server4(d.source_mac, said))
         }
         [0x86, 0xdd] => hear6(&frame6::parse(frame, checksum_pending)?, mac),
         _ => None,

@@ -8,7 +8,7 @@ const REQUEST6: [u8; 2] = [128, 0];
 const REPLY: [u8; 2] = [0, 0];
 const REPLY6: [u8; 2] = [129, 0];
 /// The number of ICMP in IPv4 headers.
-const ICMP: u8 = 1;
+pub(crate) const ICMP: u8 = 1;
 /// What requests carry, so that whoever captures one sees what it is. Some firewalls drop requests that carry nothing.
 const DATA: &[u8; 16] = b"multihome-probe\n";
 

@@ -59,6 +59,13 @@ struct Entry {
 }
 
 impl Entry {
+    /// Gives back what is borrowed.
+    fn end(&mut self, network: &str) {
+        if let Some(frame) = self.prober.end() {
+            self.send(network, &frame);
+        }
+    }
+
     /// Sends a frame. Other nodes are asked by the uplink alone. A frame that is too large for a device, or finds it down,
     /// is lost like one on the wire.
     fn send(&self, network: &str, frame: &[u8]) {
@@ -105,6 +112,12 @@ impl Default for Service {
     }
 }
 
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.retain(|_| false);
+    }
+}
+
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -136,7 +149,10 @@ impl Service {
             (s.mac, s.mtu) == (subject.mac, subject.mtu)
         });
         let (mut ports, mut prober, mut told) = (vec![], None, None);
-        if let Some(e) = before {
+        if let Some(mut e) = before {
+            if e.uplink.ifindex != uplink {
+                e.end(network);
+            }
             // Of another uplink nothing is known.
             prober = (e.uplink.ifindex == uplink).then_some(e.prober);
             told = Some(e.told);
@@ -166,7 +182,13 @@ impl Service {
 
     /// Probes only networks that `keep` names.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
-        lock(&self.shared.networks).retain(|network, _| keep(network));
+        lock(&self.shared.networks).retain(|network, e| {
+            let kept = keep(network);
+            if !kept {
+                e.end(network);
+            }
+            kept
+        });
     }
 
     /// Other nodes carry a network from now on.

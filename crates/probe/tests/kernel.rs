@@ -28,6 +28,7 @@ struct Lab {
     services: [Arc<Service>; 2],
     running: Vec<tokio::task::JoinHandle<()>>,
     dnsmasq: Option<Child>,
+    leases: tempfile::NamedTempFile,
 }
 
 fn subject(node: &str, other: &str) -> Subject {
@@ -42,6 +43,7 @@ fn subject(node: &str, other: &str) -> Subject {
         ipv6: Want::Expect,
         gateway4: None,
         gateway6: None,
+        address4: None,
         routed: [false; 2],
     }
 }
@@ -58,7 +60,8 @@ impl Lab {
         }
         let id = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let services = [Arc::new(Service::default()), Arc::new(Service::default())];
-        let mut lab = Lab { id, services, running: vec![], dnsmasq: None };
+        let mut lab =
+            Lab { id, services, running: vec![], dnsmasq: None, leases: tempfile::NamedTempFile::new().unwrap() };
         for host in ["sw", "a", "b", "gw"] {
             ip(&format!("netns add {}", lab.ns(host)));
         }
@@ -117,7 +120,6 @@ impl Lab {
             "--port=0",
             "--interface=eth0",
             "--bind-interfaces",
-            "--leasefile-ro",
             "--pid-file=",
             "--no-ping",
             "--dhcp-authoritative",
@@ -125,6 +127,7 @@ impl Lab {
             "--enable-ra",
             "--dhcp-range=fd07::100,fd07::1ff,64,1h",
         ]);
+        c.arg(format!("--dhcp-leasefile={}", self.leases.path().display()));
         self.dnsmasq = Some(c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     }
 
@@ -169,8 +172,10 @@ fn gateway4_and_6(v: &Connectivity) -> [&str; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_families_are_learnt_without_a_lease_and_a_dead_gateway_is_told() {
-    let Some(mut lab) = Lab::new("both_families_are_learnt_without_a_lease_and_a_dead_gateway_is_told") else { return };
+async fn both_families_are_learnt_no_lease_is_kept_and_a_dead_gateway_is_told() {
+    let Some(mut lab) = Lab::new("both_families_are_learnt_no_lease_is_kept_and_a_dead_gateway_is_told") else {
+        return;
+    };
     lab.serve();
     for node in [0, 1] {
         let v = lab
@@ -190,6 +195,13 @@ async fn both_families_are_learnt_without_a_lease_and_a_dead_gateway_is_told() {
         assert!(cidr == "fd07::/64" && gateway.starts_with("fe80::") && server == gateway, "{cidr} {gateway} {server}");
         assert_eq!(v.path_mtu.unwrap().message, "packets of 1500 bytes pass");
     }
+    // A lease each, for a moment.
+    let text = |v: &Connectivity| v.ipv4.clone().unwrap().gateway.unwrap().message;
+    let held = || std::fs::read_to_string(lab.leases.path()).unwrap().lines().filter(|l| l.contains("0e:6d:")).count();
+    for node in [0, 1] {
+        lab.until(node, "the gateway is pinged", |v| text(v) == "10.7.0.1 answers ARP and ping").await;
+    }
+    lab.until(0, "what was borrowed is given back", |_| held() == 0).await;
     // The gateway dies, and its switch port stays up.
     lab.at("sw", "link set pg nomaster");
     let dead =
@@ -267,12 +279,16 @@ async fn a_router_in_a_guest_of_the_node_is_asked_at_its_port() {
     lab.at("a", &format!("link add guest up type veth peer name eth0 netns {far}"));
     lab.at("gw", "address add 10.7.0.1/24 dev eth0");
     lab.at("gw", "link set eth0 up");
-    let asked = Subject { gateway4: Some([10, 7, 0, 1].into()), ..subject("a", "b") };
+    let asked =
+        Subject { gateway4: Some([10, 7, 0, 1].into()), address4: Some([10, 7, 0, 9].into()), ..subject("a", "b") };
     lab.put_with(0, "a", ("eth0", &[]), asked.clone());
     lab.until(0, "it is not found by the uplink", |v| gateway4(v) == "GatewaySilent").await;
     lab.put_with(0, "a", ("eth0", &["guest"]), asked);
     let v = lab.until(0, "it is found at its port", |v| gateway4(v) == "Answers" && word(&v.layer2) == "Answers").await;
     assert_eq!(v.layer2.unwrap().message, "node b answers by eth0", "other nodes are asked by the uplink as before");
+    // From the address that the network has for it.
+    let text = |v: &Connectivity| v.ipv4.clone().unwrap().gateway.unwrap().message;
+    lab.until(0, "it is pinged", |v| text(v) == "10.7.0.1 answers ARP and ping").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -177,6 +177,10 @@ fn holders(look: &dyn Lookup, key: &Key, old: &Network, spec: &CheckedNetwork, v
             Some(s) if s.gateway == Some(a) => {
                 v.add(format!("{at}.gateway"), format!("gateway {a} is the address of NIC {owner}: use another"))
             }
+            Some(s) if s.probe == Some(a) => v.add(
+                format!("{at}.probeAddress"),
+                format!("probe address {a} is the address of NIC {owner}: use another"),
+            ),
             Some(_) => {}
         }
     }

@@ -111,6 +111,10 @@ pub fn check_network(name: &str, spec: &NetworkSpec) -> Result<CheckedNetwork, V
     };
     let ipv4 = subnet(Family::IPv4, "spec.ipv4", &mut v);
     let ipv6 = subnet(Family::IPv6, "spec.ipv6", &mut v);
+    if let Some(probe) = ipv4.as_ref().and_then(|s| s.probe).filter(|_| spec.owns_gateway()) {
+        let text = format!("the gateway is Multihome's own and is not asked from {probe}: leave it out");
+        v.add("spec.ipv4.probeAddress", text);
+    }
     for (at, s) in [("spec.ipv4", &ipv4), ("spec.ipv6", &ipv6)] {
         if let Some(s) = s
             && s.dhcp == DhcpMode::Guard
@@ -413,6 +417,39 @@ mod tests {
         assert!(check_network("n", &n).is_ok());
         n.ipv6 = Some(IpFamilySpec { cidr: Some("fd00::/64".into()), ..Default::default() });
         assert!(refusal(&n).contains("1280"));
+    }
+
+    #[test]
+    fn an_address_to_probe_from_is_one_that_nobody_has() {
+        let with = |probe: &str, kind| NetworkSpec {
+            r#type: kind,
+            ipv4: Some(IpFamilySpec {
+                probe_address: Some(probe.into()),
+                ..management("10.0.0.0/24", "10.0.0.1").ipv4.unwrap_or_default()
+            }),
+            ..Default::default()
+        };
+        let lan = check_network("n", &with("10.0.0.9", NetworkType::Untagged)).unwrap().ipv4.unwrap();
+        assert_eq!(lan.probe, "10.0.0.9".parse().ok());
+        assert!(lan.refuse("10.0.0.9".parse().unwrap()).is_some(), "no NIC gets it");
+        for (probe, says) in [
+            ("10.0.0.1", "probe address 10.0.0.1 is the gateway's: use an address of that subnet that nobody has"),
+            ("10.0.0.255", "is the broadcast address of 10.0.0.0/24"),
+            ("10.0.1.9", "is outside 10.0.0.0/24"),
+            ("nine", "probe address \"nine\" is no address: use one of 10.0.0.0/24"),
+        ] {
+            let text = refusal(&with(probe, NetworkType::Untagged));
+            assert!(text.contains(says), "{text}");
+        }
+        let text = refusal(&with("10.0.0.9", NetworkType::Management));
+        assert!(text.contains("the gateway is Multihome's own and is not asked from 10.0.0.9: leave it out"), "{text}");
+        let mut six = with("10.0.0.9", NetworkType::Untagged);
+        six.ipv6 = Some(IpFamilySpec {
+            cidr: Some("fd00::/64".into()),
+            probe_address: Some("fd00::9".into()),
+            ..Default::default()
+        });
+        assert!(refusal(&six).contains("IPv6 gateways are pinged from link-local addresses: leave it out"));
     }
 
     #[test]

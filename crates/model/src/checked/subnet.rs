@@ -124,6 +124,8 @@ pub struct Subnet {
     pub lease_seconds: u32,
     /// Relays whose packets are answered.
     pub relays: Vec<IpAddr>,
+    /// What nodes ping the gateway from; it is among the addresses that are never given out.
+    pub probe: Option<IpAddr>,
     /// How guests get their IPv6 address; `None` for IPv4.
     pub addressing: Option<Addressing>,
 }
@@ -186,6 +188,7 @@ impl Subnet {
             routes: vec![],
             lease_seconds: spec.lease_seconds.unwrap_or(Self::DEFAULT_LEASE),
             relays: addresses(&format!("{at}.relays"), "relay", &spec.relays, v),
+            probe: None,
             addressing: (family == Family::IPv6).then(|| spec.addressing.unwrap_or_default()),
         };
         if let Some(addressing) = spec.addressing {
@@ -217,6 +220,10 @@ impl Subnet {
         }
         for (i, r) in spec.exclude.iter().enumerate() {
             s.exclude.extend(v.take(&format!("{at}.exclude[{i}]"), s.check_range(r)));
+        }
+        if let Some(probe) = &spec.probe_address {
+            s.probe = v.take(&format!("{at}.probeAddress"), s.check_probe(probe));
+            s.exclude.extend(s.probe.map(|a| AddressRange { first: a, last: a }));
         }
         for (i, r) in spec.routes.iter().enumerate() {
             let route = parse_route(&r.to, r.via.as_deref(), s.gateway).and_then(|r| {
@@ -254,6 +261,26 @@ impl Subnet {
             )));
         }
         Ok(a)
+    }
+
+    fn check_probe(&self, text: &str) -> Result<IpAddr, ParseError> {
+        let cidr = self.cidr;
+        if cidr.addr().is_ipv6() {
+            let why = "IPv6 gateways are pinged from link-local addresses: leave it out";
+            return Err(ParseError(format!("probe address {text:?} is not needed, {why}")));
+        }
+        let a: IpAddr =
+            text.parse().map_err(|_| ParseError(format!("probe address {text:?} is no address: use one of {cidr}")))?;
+        let wrong = if !cidr.contains(&a) {
+            format!("outside {cidr}")
+        } else if self.is_reserved(a) {
+            format!("the {} address of {cidr}", if a == cidr.network() { "network" } else { "broadcast" })
+        } else if self.gateway == Some(a) {
+            "the gateway's".to_owned()
+        } else {
+            return Ok(a);
+        };
+        Err(ParseError(format!("probe address {a} is {wrong}: use an address of that subnet that nobody has")))
     }
 
     fn check_range(&self, text: &str) -> Result<AddressRange, ParseError> {

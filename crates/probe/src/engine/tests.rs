@@ -24,6 +24,7 @@ fn subject(name: &str, peers: &[&str]) -> Subject {
         ipv6: Want::Nothing,
         gateway4: None,
         gateway6: None,
+        address4: None,
         routed: [false; 2],
     }
 }

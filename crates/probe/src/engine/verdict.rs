@@ -139,7 +139,8 @@ impl Prober {
         let how = if ipv6 { "neighbour discovery" } else { "ARP" };
         let (address, answers) = self.gateway(ipv6)?;
         // A gateway may be told to answer no echo; that it is there is known all the same.
-        let echo = match self.echo6.answers().filter(|_| ipv6) {
+        let ping = if ipv6 { self.echo6.answers() } else { self.visit.answers() };
+        let echo = match ping {
             Some(true) => " and ping",
             Some(false) => ", and no ping",
             None => "",
