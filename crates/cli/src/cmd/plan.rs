@@ -392,6 +392,8 @@ pub(super) fn describe(step: &multihome_plan::node::Step) -> String {
             let limits = if t.bandwidth.is_unlimited() { String::new() } else { format!(", {}", t.bandwidth) };
             format!("tap {n} for {}, port of {}{}, MTU {}{limits}", t.alias, t.bridge, vlans.unwrap_or_default(), t.mtu)
         }
+        Step::PutMirror(n, m) => format!("{n}: copied to {}, {}", m.to, m.direction),
+        Step::DeleteMirror(n) => format!("{n}: not copied any more"),
         Step::PutFlood(n, f) => {
             let nodes: Vec<String> = f.nodes.iter().map(ToString::to_string).collect();
             let nobody = "no other node".to_owned();
