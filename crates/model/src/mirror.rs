@@ -19,7 +19,7 @@ pub struct MirrorSpec {
     pub direction: Option<MirrorDirection>,
 }
 
-/// What of a NIC is copied.
+/// What of a NIC is copied: what reaches the guest (Ingress), what leaves it (Egress), or both, which is the default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, Default)]
 pub enum MirrorDirection {
     /// What reaches the guest and what leaves it.
