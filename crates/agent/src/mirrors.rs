@@ -117,10 +117,15 @@ fn in_place(
     if stand.get(&tap) == Some(&wanted) {
         return Told::So(Condition::new(status::MIRRORED, true, "Copied", sentence(nic, to)));
     }
-    match failed.get(&tap) {
-        Some(text) => Told::So(Condition::new(status::MIRRORED, false, "NotCopied", text.clone())),
-        None => Told::Later,
+    if let Some(text) = failed.get(&tap) {
+        return Told::So(Condition::new(status::MIRRORED, false, "NotCopied", text.clone()));
     }
+    let plugged = |c: &Condition| c.r#type == status::ATTACHED && c.is_true();
+    if to.status.as_ref().is_some_and(|s| s.conditions.iter().any(plugged)) {
+        return Told::Later;
+    }
+    let text = format!("NIC {} is not plugged in yet: copies begin when it is", to.name_any());
+    Told::So(Condition::new(status::MIRRORED, false, "TargetNotRunning", text))
 }
 
 /// Writes it on the NIC, and says in Events who hears whom from now on, or not any more.

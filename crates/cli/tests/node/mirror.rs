@@ -56,6 +56,19 @@ fn an_operator_sees_what_a_vm_says_and_hears() {
     let (packets, _) = heard(&node, || pings(20));
     assert!(packets < 10, "{packets} of nobody");
 
+    // What a dry run says, before anything is changed.
+    let manifest = node.get("nic", "web-ours");
+    let (network, vm) = (&manifest["spec"]["network"], &manifest["spec"]["vm"]);
+    let wish = format!(
+        "apiVersion: multihome.io/v1alpha1\nkind: NetworkInterface\nmetadata: {{name: web-ours}}\nspec: {{network: {network}, vm: {vm}, mirror: {{to: cap-far}}}}\n"
+    );
+    let path = node.data_dir().join("wish.yaml");
+    std::fs::write(&path, wish).unwrap();
+    let told = node.cli(&["diff", "-f", path.to_str().unwrap()]);
+    let device = |nic: &str| node.get("nic", nic)["status"]["device"].as_str().unwrap_or_default().to_owned();
+    let step = format!("{}: copied to {}, both ways", device("web-ours"), device("cap-far"));
+    assert!(told.contains(&step) && told.contains("default/web-ours") && told.contains("changes"), "{told}");
+
     let said = node.cli(&["nic", "mirror", "web-ours", "--to", "cap-far"]);
     assert_eq!(said.trim(), "networkinterface.multihome.io/web-ours mirrored to cap-far, both ways");
     let text = says(&node, "web-ours", "Copied");

@@ -27,6 +27,11 @@ fn copied(to: &IfName, direction: MirrorDirection) -> NodeState {
     state
 }
 
+/// The plan with a mirror, where this kernel can.
+pub fn plan_with_mirror() -> NodeState {
+    if capabilities().check(Capability::Mirror).is_err() { plan() } else { copied(&tap(2, 20), Both) }
+}
+
 /// A frame that nobody else says.
 fn words(from: &Guest, to: &Guest, word: &str) -> Vec<u8> {
     ethernet(to.mac, from.mac, 0x0800, &ipv4(from.ip, to.ip, 253, word.as_bytes()))
@@ -208,4 +213,21 @@ fn a_large_segment_that_a_guest_leaves_to_others_to_divide_is_copied_divided() {
             assert_eq!(checksum(&whole), 0, "segment {n} at {who}");
         }
     }
+}
+
+#[test]
+fn a_kernel_that_cannot_mirror_says_so_and_does_the_rest() {
+    let Some(host) = mirrors("a_kernel_that_cannot_mirror_says_so_and_does_the_rest") else { return };
+    let mut engine = host.engine();
+    reach(&mut engine, &plan());
+    // One of which nobody knows that it can.
+    let config = Config { capabilities: Capabilities::default(), ..host.kernel_config() };
+    let mut cannot = Kernel::open(config).unwrap();
+    let wanted = copied(&tap(2, 20), Both);
+    let failed = multihome_dataplane::Engine::apply(&mut cannot, &diff(&plan(), &wanted));
+    let [failure] = failed.as_slice() else { panic!("{failed:?}") };
+    assert!(failure.error.is_permanent(), "{failure}");
+    let text = format!("this node cannot do a mirror of {}: not probed", tap(1, 10));
+    assert_eq!(failure.error.to_string(), text);
+    assert_eq!(engine.observe().unwrap(), plan());
 }
