@@ -1,7 +1,7 @@
 //! Mirrors of this node's NICs: which there are to be, and on each NIC, whether its own stands and who hears it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kube::ResourceExt;
@@ -130,17 +130,26 @@ fn in_place(
 
 /// Writes it on the NIC, and says in Events who hears whom from now on, or not any more.
 async fn tell(agent: &Agent, nic: &Arc<NetworkInterface>, now: Option<Condition>) -> Result<(), Error> {
-    let before = nic.status.as_ref().and_then(|s| find(&s.conditions, status::MIRRORED)).cloned();
-    let gist = |c: &Condition| (c.is_true(), c.reason.clone(), c.message.clone());
-    if before.as_ref().map(gist) == now.as_ref().map(gist) {
+    let said = |n: &NetworkInterface| n.status.as_ref().and_then(|s| find(&s.conditions, status::MIRRORED)).cloned();
+    let gist = |c: &Option<Condition>| c.as_ref().map(|c| (c.is_true(), c.reason.clone(), c.message.clone()));
+    if gist(&said(nic)) == gist(&now) {
         return Ok(());
     }
+    // What the API has may be newer than what was watched: an Event is for what it did not say yet.
+    let before = Mutex::new(None);
     let api: Api<NetworkInterface> = Api::namespaced(agent.client.clone(), &nic.namespace().unwrap_or_default());
-    status::update(&api, &nic.name_any(), Some(nic), |o| match &now {
-        Some(c) => status::set_nic_condition(o, c.clone()),
-        None => status::clear_nic_condition(o, status::MIRRORED),
+    status::update(&api, &nic.name_any(), Some(nic), |o| {
+        *before.lock().unwrap_or_else(PoisonError::into_inner) = said(o);
+        match &now {
+            Some(c) => status::set_nic_condition(o, c.clone()),
+            None => status::clear_nic_condition(o, status::MIRRORED),
+        }
     })
     .await?;
+    let before = before.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if gist(&before) == gist(&now) {
+        return Ok(());
+    }
     let vmi = vm_key(nic).and_then(|k| agent.world.read().vmis.get(&k).cloned());
     let was = before.filter(Condition::is_true);
     match (was, now.filter(Condition::is_true)) {
