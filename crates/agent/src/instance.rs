@@ -20,7 +20,7 @@ use multihome_vmm::{NicAttachment, NicSpec, Vm};
 use serde_json::json;
 
 use crate::running::{Plugged, Running};
-use crate::{Agent, Error, Work, changes, dhcp, metadata, observe, policies, seed, settle, spec};
+use crate::{Agent, Error, Work, changes, dhcp, metadata, mirrors, observe, policies, seed, settle, spec};
 
 /// How long a guest may take to let go of a NIC before it is asked again.
 const UNPLUG: Duration = Duration::from_secs(5);
@@ -220,17 +220,21 @@ fn nics_of(agent: &Agent, key: &Key, vmi: &VirtualMachineInstance) -> (Vec<VmNic
 
 /// Gives a NIC its devices on the node.
 async fn plumb(agent: &Arc<Agent>, v: &VmNicView) -> Result<(), Error> {
-    let (network, policed) = {
+    let (network, policed, mirrors) = {
         let t = agent.world.read();
-        (spec::node_network(&t, &v.network_key), policies::policed(&t, &v.nic))
+        (spec::node_network(&t, &v.network_key), policies::policed(&t, &v.nic), mirrors::around(&t, &v.nic))
     };
     let Some(network) = network else {
         return Err(Error::Dataplane(format!("network {} is not ready", v.network_key)));
     };
     let all = agent.clone();
     let everything = move || spec::node_input(&all.world.read(), &all.config.node);
-    if agent.plumbing.attach(spec::node_nic(&v.nic), network, policed, everything).await? {
+    let mirrored = !mirrors.is_empty();
+    if agent.plumbing.attach(spec::node_nic(&v.nic), network, (policed, mirrors), everything).await? {
         agent.queue.push(Work::Node);
+    }
+    if mirrored {
+        agent.queue.push(Work::Mirrors);
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ mod leases;
 mod leases6;
 mod management;
 mod metadata;
+mod mirrors;
 mod networks;
 mod node;
 mod observe;
@@ -36,12 +37,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kube::{Client, ResourceExt};
 use multihome_control::events::Events;
 use multihome_control::queue::{Next, Queue};
+use multihome_control::status::MIRRORED;
 use multihome_control::{Change, Key, World};
 use multihome_dhcp::guard::server::Guard;
 use multihome_dhcp::server::Server;
 use multihome_dhcp::server6::Server6;
 use multihome_metadata::Service;
 use multihome_model::ClusterNetwork;
+use multihome_model::NetworkInterface;
+use multihome_model::condition::find;
 use multihome_vmm::images::ImageStore;
 use multihome_vmm::{Acceleration, Accelerator, VmmConfig};
 use tokio::sync::broadcast::error::RecvError;
@@ -134,6 +138,8 @@ enum Work {
     Remotes(Key),
     /// Who is in the groups that rules here name.
     Members,
+    /// Whether NICs here are mirrored as they say.
+    Mirrors,
     /// One instance: its NICs, its process.
     Instance(Key),
 }
@@ -251,6 +257,7 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
                 Work::Node => plumbing::reconcile(&agent).await,
                 Work::Remotes(key) => plumbing::reconcile_remotes(&agent, &key).await,
                 Work::Members => policies::reconcile_members(&agent).await,
+                Work::Mirrors => mirrors::report(&agent).await,
                 Work::Instance(key) => instance::reconcile(&agent, &key).await,
             }
         }
@@ -379,6 +386,11 @@ fn enqueue(agent: &Agent, change: Change) {
         Change::Nic { key, vms, networks, groups } => {
             vms.into_iter().for_each(|vm| agent.queue.push(Work::Instance(vm)));
             let t = agent.world.read();
+            let said =
+                |n: &Arc<NetworkInterface>| n.status.as_ref().is_some_and(|s| find(&s.conditions, MIRRORED).is_some());
+            if t.has_mirrors() || t.nics.get(&key).is_some_and(said) {
+                agent.queue.push(Work::Mirrors);
+            }
             let in_groups = |n: &Key| t.networks.get(n).is_some_and(|n| !n.spec.policies.is_empty());
             if !groups.is_empty() || networks.iter().any(in_groups) {
                 agent.queue.push(Work::Members);

@@ -18,8 +18,8 @@ use multihome_model::{IfName, NetworkType, PortSecurity, names};
 use multihome_netlink::packet::{PacketSocket, filter};
 use multihome_netlink::{Address, Capabilities, Link, Rtnl};
 use multihome_plan::node::{
-    Domain, NodeInput, NodeNetwork, NodeNic, NodeState, Port, Remotes, Security, Service, Step, Uplink, UplinkKind,
-    bridge_name, build, diff, remotes, simulate, tap_name,
+    Domain, Mirror, NodeInput, NodeNetwork, NodeNic, NodeState, Port, Remotes, Security, Service, Step, Uplink,
+    UplinkKind, bridge_name, build, diff, remotes, simulate, tap_name,
 };
 use multihome_plan::policy::Members;
 use tokio::runtime::Handle;
@@ -29,7 +29,9 @@ use crate::fabrics::OwnAddress;
 use crate::management::Management;
 use crate::policies::Policed;
 use crate::trial::Trials;
-use crate::{Agent, Config, Error, Work, dhcp, engine, fabrics, guarded, networks, probes, settle, spec, trial};
+use crate::{
+    Agent, Config, Error, Work, dhcp, engine, fabrics, guarded, mirrors, networks, probes, settle, spec, trial,
+};
 
 /// How long what was observed is trusted.
 const TRUST: Duration = Duration::from_secs(50);
@@ -51,6 +53,8 @@ pub(crate) struct Plumbing {
     indexes: Arc<Mutex<HashMap<IfName, u32>>>,
     /// Addresses that servers of others gave, by the NIC's uid: in force before the resources say so.
     learnt: Arc<Mutex<HashMap<String, Passage>>>,
+    /// Why mirrors that are to be are not.
+    unmirrored: Arc<Mutex<BTreeMap<IfName, String>>>,
     /// What the last round of the whole plan could not do.
     said: Arc<Mutex<BTreeSet<String>>>,
     /// What is tried of the node's own devices, and what was taken back.
@@ -90,6 +94,7 @@ impl Plumbing {
             inner: Arc::new(Mutex::new(inner)),
             indexes: Arc::default(),
             learnt: Arc::default(),
+            unmirrored: Arc::default(),
             said: Arc::default(),
             trials,
             management,
@@ -209,13 +214,14 @@ impl Plumbing {
         tokio::task::spawn_blocking(move || this.apply(&this.planned(input))).await?
     }
 
-    /// Makes the node hold one NIC; its network comes along if it is not there yet. `everything` is the whole input,
+    /// Makes the node hold one NIC, with the mirrors that lead from it and to it; its network comes along if it is not there yet.
+    /// A mirror that fails hinders no NIC. `everything` is the whole input,
     /// computed only where it is needed. Returns whether it was: then the whole plan is due for a report.
     pub(crate) async fn attach(
         &self,
         nic: NodeNic,
         network: NodeNetwork,
-        policed: Policed,
+        (policed, wished): (Policed, BTreeMap<IfName, Mirror>),
         everything: impl FnOnce() -> NodeInput + Send + 'static,
     ) -> Result<bool, Error> {
         let this = self.clone();
@@ -251,7 +257,7 @@ impl Plumbing {
                 return told(own.collect()).map(|()| true);
             }
             let tap = tap_name(&nic.uid);
-            let mine = NodeState {
+            let mut mine = NodeState {
                 taps: inner.state.taps.get(&tap).map(|t| (tap.clone(), t.clone())).into_iter().collect(),
                 ports: inner.state.ports.get(&tap).map(|p| (tap.clone(), p.clone())).into_iter().collect(),
                 policies: inner.state.policies.get(&tap).map(|p| (tap.clone(), p.clone())).into_iter().collect(),
@@ -265,9 +271,13 @@ impl Plumbing {
                 ..Default::default()
             };
             let NodeState { taps, ports, policies, members, .. } = alone;
-            let wanted = NodeState { taps, ports, policies, members, ..Default::default() };
+            let mut wanted = NodeState { taps, ports, policies, members, ..Default::default() };
+            mirrors::add_around(&inner.state, &tap, wished, (&mut mine, &mut wanted));
             let steps = diff(&mine, &wanted);
-            told(this.run(&mut inner, &steps)).map(|()| false)
+            let failures = this.run(&mut inner, &steps);
+            let own = failures.into_iter().filter(|f| !mirrors::is_mirror(&f.step)).collect();
+            // One that did not end is looked at with the whole.
+            told(own).map(|()| inner.observed.is_none())
         })
         .await?
     }
@@ -508,10 +518,34 @@ impl Plumbing {
                 announce(self, bridge, *mac);
             }
         }
-        if !failures.is_empty() {
+        self.remember_mirrors(inner, steps, &failures);
+        if failures.iter().any(|f| !matches!(f.step, Step::PutMirror(..))) {
             inner.observed = None;
         }
         failures
+    }
+
+    /// Which mirrors could not be made, and why. They are not there, and so are tried again with the next plan.
+    fn remember_mirrors(&self, inner: &mut Inner, steps: &[Step], failures: &[StepError]) {
+        let mut unmirrored = lock(&self.unmirrored);
+        for step in steps {
+            if let Step::PutMirror(name, _) | Step::DeleteMirror(name) = step {
+                unmirrored.remove(name);
+            }
+        }
+        for failure in failures {
+            if let Step::PutMirror(name, _) = &failure.step {
+                inner.state.mirrors.remove(name);
+                unmirrored.insert(name.clone(), sentence(failure));
+            }
+        }
+    }
+
+    /// The mirrors that stand, and why others do not.
+    pub(crate) async fn mirrors(&self) -> Result<(BTreeMap<IfName, Mirror>, BTreeMap<IfName, String>), Error> {
+        let this = self.clone();
+        let read = move || (lock(&this.inner).state.mirrors.clone(), lock(&this.unmirrored).clone());
+        Ok(tokio::task::spawn_blocking(read).await?)
     }
 
     fn remember_indexes(&self, inner: &mut Inner, steps: &[Step]) {
@@ -579,6 +613,9 @@ pub(crate) async fn reconcile(agent: &Agent) -> Next {
         trial::before(&agent.plumbing, &input).await?;
         let failures = agent.plumbing.apply_all(input.clone()).await?;
         agent.plumbing.learn_indexes().await?;
+        if agent.world.read().has_mirrors() {
+            agent.queue.push(Work::Mirrors);
+        }
         dhcp::sync_gateways(agent)?;
         guarded::sync_ears(agent, &input).await?;
         probes::sync(agent, &input).await?;

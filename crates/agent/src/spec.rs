@@ -32,7 +32,8 @@ pub fn node_input(t: &Tables, node: &str) -> NodeInput {
     let own: BTreeSet<Key> = here.iter().filter_map(|k| vpc_of(t, k)).collect();
     let around = with_peers(t, &own);
     let (policies, members) = crate::policies::of_node(t, node);
-    NodeInput { policies, members, ..assemble(t, node, (here, nics, floating), &around) }
+    let mirrors = crate::mirrors::of_node(t, node);
+    NodeInput { policies, members, mirrors, ..assemble(t, node, (here, nics, floating), &around) }
 }
 
 /// What the routing domain of a Vpc on this node, and those of its peers, depend on; and the namespaces of those domains.

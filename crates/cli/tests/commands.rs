@@ -258,6 +258,20 @@ async fn what_is_refused() {
         "$ multihome nic create more --network tiny\n{}\n",
         s.run("multihome nic create more --network tiny").await
     );
+    // A copy is not copied again, whichever of both mirrors comes first; one whose target is missing is taken.
+    for line in [
+        "nic mirror only --to only",
+        "nic mirror only --to other/nic",
+        "nic mirror only --to later",
+        "nic create later --network mgmt",
+        "nic mirror later --to web-mgmt",
+        "nic mirror web-mgmt --to only",
+        "nic mirror only --to later --direction egress",
+        "nic mirror only --off",
+        "nic mirror later --to web-mgmt",
+    ] {
+        text += &format!("$ multihome {line}\n{}\n", s.run(&format!("multihome {line}")).await);
+    }
     // Two primaries, and a MAC that is taken.
     s.run("multihome nic create a --network tiny --mac 02:00:00:00:00:aa").await;
     snapshot!("refused", text);

@@ -54,6 +54,17 @@ fn vms_live_on_open_vswitch_and_go_on_after_it_crashed() {
         (ok && text.trim_end() == "a").then_some(())
     });
 
+    // What one says and hears is copied to a NIC of another network, below the switch.
+    node.cli(&["nic", "mirror", "a-two", "--to", "b-wired"]);
+    assert!(node.guest_sh("b", "ip link set eth1 promisc on").0);
+    let overhears = |node: &Node| {
+        let count = || node.guest_sh("b", "cat /sys/class/net/eth1/statistics/rx_packets").1.trim().parse::<u64>().ok();
+        let before = count()?;
+        node.guest_sh("a", "ping -i 0.1 -c 20 10.90.12.1");
+        (count()? >= before + 40).then_some(())
+    };
+    eventually("another VM overhears it", 40, || overhears(&node));
+
     // Both daemons crash, and are started again by whoever watches them; nobody tells the agent.
     vswitch.kill_switch();
     vswitch.kill_server();
@@ -63,6 +74,7 @@ fn vms_live_on_open_vswitch_and_go_on_after_it_crashed() {
     node.kill_server();
     node.serve();
     eventually("and after the agent was killed, too", 20, || pings(&node, &b));
+    eventually("another VM overhears it as before", 40, || overhears(&node));
     assert_eq!(
         vswitch.vsctl(&["list-br"]).unwrap().lines().count(),
         4,

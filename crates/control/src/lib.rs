@@ -9,6 +9,7 @@ pub mod controllers;
 pub mod events;
 pub mod fabric;
 pub mod floating;
+pub mod mirror;
 pub mod node;
 pub mod place;
 pub mod policy;

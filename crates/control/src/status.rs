@@ -60,6 +60,8 @@ pub const LEASED: &str = "Leased";
 pub const DEFAULT_ROUTE: &str = "DefaultRouteCorrect";
 /// Condition of a NIC: the security groups that it is in are enforced.
 pub const POLICED: &str = "Policed";
+/// Condition of a NIC that is to be mirrored: what it says and hears is copied.
+pub const MIRRORED: &str = "Mirrored";
 /// Condition of a NIC that may send anything: false, with what that opens.
 pub const PORT_SECURED: &str = "PortSecured";
 /// Condition of most kinds: all is as wished.
@@ -114,6 +116,7 @@ pub fn release_nic(nic: &mut NetworkInterface, reason: &str, text: &str) {
     clear_nic_condition(nic, LEASED);
     clear_nic_condition(nic, DEFAULT_ROUTE);
     clear_nic_condition(nic, POLICED);
+    clear_nic_condition(nic, MIRRORED);
     set_nic_condition(nic, Condition::new(ATTACHED, false, reason, text));
 }
 

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, watch};
 
 use crate::place::Placed;
-use crate::{Key, policy};
+use crate::{Key, mirror, policy};
 
 /// What changed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -97,6 +97,8 @@ pub struct Tables {
     nics_by_group: HashMap<Key, BTreeSet<Key>>,
     /// Networks that name each group for their NICs.
     networks_by_group: HashMap<Key, BTreeSet<Key>>,
+    /// NICs that are mirrored to each NIC.
+    nics_by_mirror: HashMap<Key, BTreeSet<Key>>,
     /// NICs by uid.
     nics_by_uid: HashMap<String, Key>,
     /// Addresses that are claimed in each network.
@@ -180,6 +182,16 @@ impl Tables {
     /// The keys of the networks that name a group for their NICs.
     pub fn networks_of_group(&self, group: &Key) -> impl Iterator<Item = &Key> {
         self.networks_by_group.get(group).into_iter().flatten()
+    }
+
+    /// The keys of the NICs that are mirrored to a NIC, which may not be there.
+    pub fn mirrored_to(&self, target: &Key) -> impl Iterator<Item = &Key> {
+        self.nics_by_mirror.get(target).into_iter().flatten()
+    }
+
+    /// Whether any NIC is mirrored.
+    pub fn has_mirrors(&self) -> bool {
+        !self.nics_by_mirror.is_empty()
     }
 
     /// How many NICs a network has.
@@ -333,6 +345,7 @@ impl Watched for NetworkInterface {
         if let Some((network, placed)) = new.and_then(|n| Some((network_key(n), Placed::of(n)?))) {
             tables.placed.entry(network).or_default().insert(key.clone(), placed);
         }
+        move_index(&mut tables.nics_by_mirror, key, old.and_then(mirror::target), new.and_then(mirror::target));
         let groups = |n: Option<&Self>| n.map(policy::own_groups).unwrap_or_default();
         move_indexes(&mut tables.nics_by_group, key, groups(old), groups(new));
         if let Some(uid) = old.and_then(ResourceExt::uid) {

@@ -97,5 +97,7 @@ fn describe(step: &Step) -> String {
         Step::PutPolicy(name, _) => format!("cannot set the policies of {name}"),
         Step::DeletePolicy(name) => format!("cannot forget the policies of {name}"),
         Step::DeleteTap(name) => format!("cannot remove tap {name}"),
+        Step::PutMirror(name, m) => format!("cannot copy {name} to {}", m.to),
+        Step::DeleteMirror(name) => format!("cannot end the copying of {name}"),
     }
 }

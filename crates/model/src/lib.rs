@@ -17,6 +17,7 @@ mod crd;
 mod floating;
 mod group;
 pub mod kubevirt;
+mod mirror;
 mod nad;
 pub mod names;
 mod network;
@@ -41,6 +42,7 @@ pub use group::{
     DefaultInForce, DefaultPolicy, Direction, PolicyStatus, RuleAction, RulePeer, RuleStatus, SecurityGroup,
     SecurityGroupSpec, SecurityGroupStatus, SecurityRule,
 };
+pub use mirror::{MirrorDirection, MirrorSpec};
 pub use nad::{NetworkAttachmentDefinition, NetworkAttachmentDefinitionSpec};
 pub use network::{
     Addressing, DhcpMode, FamilyRoute, IpFamilySpec, Network, NetworkRoute, NetworkSpec, NetworkStatus, NetworkType,

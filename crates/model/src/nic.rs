@@ -4,7 +4,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{BandwidthSpec, Condition, PolicyStatus};
+use crate::{BandwidthSpec, Condition, MirrorSpec, PolicyStatus};
 
 /// One NIC. It owns its MAC and its addresses, outlives the VM that it is attached to, and can move to another.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Default)]
@@ -143,6 +143,9 @@ pub struct NetworkInterfaceSpec {
     /// How much it may carry. Default: what its network says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bandwidth: Option<BandwidthSpec>,
+    /// To which NIC what it says and hears is copied. Default: to none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<MirrorSpec>,
     /// It may share its network with another NIC of its VM. Default: false, because a guest with two addresses in one
     /// subnet answers from the wrong NIC.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -263,7 +266,7 @@ pub struct NetworkInterfaceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policies: Option<PolicyStatus>,
     /// Ready, Attached, Leased, DefaultRouteCorrect; Policed: the SecurityGroups that it is in are enforced; PortSecured:
-    /// False on a Promiscuous NIC, with what that opens.
+    /// False on a Promiscuous NIC, with what that opens; Mirrored: what it says and hears is copied as its mirror says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }

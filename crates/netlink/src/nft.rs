@@ -14,7 +14,7 @@ use crate::msg::{self, Msg};
 use crate::netns::Netns;
 use crate::socket::{Socket, verdict};
 
-pub use self::rule::{Base, Expr};
+pub use self::rule::{Base, Copying, Expr};
 
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
@@ -328,6 +328,15 @@ impl Nft {
             Err(e) if e.is_missing() => Ok(false),
             Err(e) => Err(e),
         }
+    }
+
+    /// The names of the tables of a family.
+    ///
+    /// # Errors
+    /// What the kernel refused, for example because it has no such family.
+    pub fn tables(&mut self, family: Family) -> Result<Vec<String>> {
+        let m = Msg::new(SUBSYS << 8 | GETTABLE, 0, "list nftables tables", "").raw(&head(family.number(), 0));
+        self.socket.dump(m, |body| Some(rule::text(msg::find(body.get(4..)?, TABLE_NAME)?)))
     }
 
     /// The elements of a set or map, in no order.

@@ -34,6 +34,8 @@ pub enum Capability {
     Nat,
     /// nftables hooks on one device's ingress.
     NetdevHook,
+    /// nftables that copy what a device takes in and gives out to another device.
+    Mirror,
     /// Connection tracking for frames that a bridge forwards.
     BridgeConntrack,
     /// Macvlan devices.
@@ -44,7 +46,7 @@ pub enum Capability {
 
 impl Capability {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Bridge,
         Self::Veth,
         Self::Vxlan,
@@ -55,6 +57,7 @@ impl Capability {
         Self::BridgeNftables,
         Self::Nat,
         Self::NetdevHook,
+        Self::Mirror,
         Self::BridgeConntrack,
         Self::Macvlan,
         Self::OvsDatapath,
@@ -73,6 +76,7 @@ impl Capability {
             Self::BridgeNftables => "bridge-nftables",
             Self::Nat => "nat",
             Self::NetdevHook => "netdev-hook",
+            Self::Mirror => "mirror",
             Self::BridgeConntrack => "bridge-conntrack",
             Self::Macvlan => "macvlan",
             Self::OvsDatapath => "ovs-datapath",
@@ -190,6 +194,11 @@ fn attempt(rtnl: &mut Rtnl, capability: Capability) -> Result<()> {
         Capability::NetdevHook => nft::load(
             "table netdev probe { chain c { type filter hook ingress device \"probe-v0\" \
              priority 0; }; }",
+        ),
+        Capability::Mirror => nft::load(
+            "table netdev probemi { chain i { type filter hook ingress device \"probe-v0\" priority 0; \
+             dup to \"probe-v1\"; }; chain e { type filter hook egress device \"probe-v0\" priority 0; \
+             dup to \"probe-v1\"; }; }",
         ),
         Capability::BridgeConntrack => nft::load(
             "table bridge probect { chain c { type filter hook forward priority 0; \

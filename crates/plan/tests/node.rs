@@ -7,13 +7,13 @@ use ipnet::IpNet;
 use multihome_model::RuleAction;
 use multihome_model::checked::check_network;
 use multihome_model::{
-    Bandwidth, BondMode, IfName, IpFamilySpec, MacAddr, Mtu, NetworkSpec, NetworkType, PortSecurity, TrunkRange,
-    VlanId, VlanSpec, Vni,
+    Bandwidth, BondMode, IfName, IpFamilySpec, MacAddr, MirrorDirection, Mtu, NetworkSpec, NetworkType, PortSecurity,
+    TrunkRange, VlanId, VlanSpec, Vni,
 };
 use multihome_plan::node::{
-    Bond, Fabric, Forward, NodeFacts, NodeFloating, NodeInput, NodeNetwork, NodeNic, NodePolicyRoute, NodeState,
-    NodeVpc, RemoteNic, Security, Steer, Step, TRANSIT, Transport, Uplink, UplinkKind, Via, VpcPeer, build, diff,
-    fabric_name, gateway_mac, simulate,
+    Bond, Fabric, Forward, NodeFacts, NodeFloating, NodeInput, NodeMirror, NodeNetwork, NodeNic, NodePolicyRoute,
+    NodeState, NodeVpc, RemoteNic, Security, Steer, Step, TRANSIT, Transport, Uplink, UplinkKind, Via, VpcPeer, build,
+    diff, fabric_name, gateway_mac, simulate,
 };
 use multihome_plan::policy::{Peers, Policy, Rule, Rules};
 use proptest::prelude::*;
@@ -112,6 +112,11 @@ fn policy(group: usize, strict: bool) -> Policy {
     Policy { ingress: Rules { rules: vec![rule], otherwise }, egress: open }
 }
 
+fn mirror(to: usize, both: bool) -> NodeMirror {
+    let direction = if both { MirrorDirection::Both } else { MirrorDirection::Egress };
+    NodeMirror { to: format!("nic-{to}"), direction }
+}
+
 fn inputs() -> impl Strategy<Value = NodeInput> {
     let kind = proptest::sample::select(vec![
         NetworkType::Management,
@@ -167,6 +172,13 @@ fn inputs() -> impl Strategy<Value = NodeInput> {
             .enumerate()
             .filter(|(_, (net, ..))| net % 2 == 0)
             .map(|(i, (net, strict, _))| (format!("nic-{i}"), policy(*net, *strict)))
+            .collect(),
+        // Some lead to NICs that are mirrored themselves, some to one that is not here.
+        mirrors: nics
+            .iter()
+            .enumerate()
+            .filter(|(i, (net, ..))| (i + net) % 3 == 0)
+            .map(|(i, (net, strict, _))| (format!("nic-{i}"), mirror((i + 1 + net) % (nics.len() + 1), *strict)))
             .collect(),
         members: (0..3usize)
             .map(|g| (format!("g{g}"), [IpAddr::from([10, g as u8, 0, nics.len() as u8])].into()))
@@ -259,6 +271,30 @@ proptest! {
             if let Step::PutPort(name, _) = &step {
                 prop_assert!(!after.policies.contains_key(name) || state.policies.contains_key(name));
             }
+        }
+    }
+
+    #[test]
+    fn mirrors_lead_from_taps_to_taps_at_every_moment(a in inputs(), b in inputs()) {
+        let (before, after) = (build(&a), build(&b));
+        for state in [&before, &after] {
+            // A copy is never copied again.
+            prop_assert!(state.mirrors.values().all(|m| !state.mirrors.contains_key(&m.to)));
+        }
+        let kept = |tap: &IfName| match (before.taps.get(tap), after.taps.get(tap)) {
+            (Some(old), Some(new)) => (old.queues > 1) == (new.queues > 1),
+            _ => false,
+        };
+        let steps = diff(&before, &after);
+        let mut state = before.clone();
+        for step in &steps {
+            simulate(&mut state, step);
+            prop_assert!(state.mirrors.iter().all(|(n, m)| state.taps.contains_key(n) && state.taps.contains_key(&m.to)));
+        }
+        // One that leads to a device that is made anew is made anew, and no other.
+        for (name, mirror) in &after.mirrors {
+            let same = before.mirrors.get(name) == Some(mirror) && kept(name) && kept(&mirror.to);
+            prop_assert_eq!(!same, steps.iter().any(|s| matches!(s, Step::PutMirror(n, _) if n == name)));
         }
     }
 

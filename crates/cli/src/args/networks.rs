@@ -155,6 +155,8 @@ pub enum NicCommand {
     Policies(NicPolicies),
     /// Limit how much a NIC carries, at once and for as long as it says so
     Bandwidth(NicBandwidth),
+    /// Copy what a NIC says and hears to another NIC, whose VM can capture it
+    Mirror(NicMirror),
     /// Choose how the running guest learns of a changed default route, gateway, routes or MTU
     OnChange(NicOnChange),
     /// Remove a NIC, unplugging it first; its addresses become free
@@ -219,6 +221,34 @@ pub struct NicBandwidth {
     /// How much leaves the guest, likewise
     #[arg(long, value_name = "RATE|default")]
     pub egress: Option<String>,
+}
+
+/// `nic mirror`
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["to", "off"])))]
+pub struct NicMirror {
+    /// NIC that is copied
+    pub name: String,
+    /// NIC that gets the copies: of the same namespace, on any network; both VMs run on one node
+    #[arg(long, value_name = "NIC")]
+    pub to: Option<String>,
+    /// What is copied: what reaches the guest, what leaves it, or both
+    #[arg(long, value_enum, default_value = "both", conflicts_with = "off")]
+    pub direction: MirrorWish,
+    /// Copy nothing any more
+    #[arg(long)]
+    pub off: bool,
+}
+
+/// What of a NIC is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MirrorWish {
+    /// What reaches the guest and what leaves it
+    Both,
+    /// What reaches the guest
+    Ingress,
+    /// What leaves the guest
+    Egress,
 }
 
 /// `nic attach`

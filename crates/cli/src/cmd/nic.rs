@@ -6,12 +6,13 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use multihome_model::condition::find;
 use multihome_model::{
-    BandwidthSpec, LinkState, NetworkInterface, NetworkInterfaceSpec, NicAddressSpec, OnChange, PortSecurity,
+    BandwidthSpec, LinkState, MirrorDirection, NetworkInterface, NetworkInterfaceSpec, NicAddressSpec, OnChange,
+    PortSecurity,
 };
 use serde_json::json;
 
 use super::{Context, delete, get};
-use crate::args::{ChangeWish, LinkWish, NicCommand, NicCreate};
+use crate::args::{ChangeWish, LinkWish, MirrorWish, NicCommand, NicCreate, NicMirror};
 use crate::kinds::by_name;
 use crate::{CliError, CliResult, Output};
 
@@ -63,6 +64,7 @@ pub(super) async fn run(ctx: &Context, command: &NicCommand, out: &mut Output) -
             let all: Vec<String> = said.map(|(way, rate)| format!("{way} {rate}")).collect();
             out.line(format!("networkinterface.multihome.io/{} {}", args.name, all.join(", ")));
         }
+        NicCommand::Mirror(args) => out.line(mirror(ctx, args).await?),
         NicCommand::OnChange(args) => {
             let (how, text) = match args.how {
                 ChangeWish::Renew => (OnChange::Renew, "tells its guest of changes at renewals"),
@@ -76,6 +78,19 @@ pub(super) async fn run(ctx: &Context, command: &NicCommand, out: &mut Output) -
         }
     }
     Ok(0)
+}
+
+/// Begins or ends a mirror, and says what is so then.
+async fn mirror(ctx: &Context, args: &NicMirror) -> Result<String, CliError> {
+    let direction = match args.direction {
+        MirrorWish::Both => MirrorDirection::Both,
+        MirrorWish::Ingress => MirrorDirection::Ingress,
+        MirrorWish::Egress => MirrorDirection::Egress,
+    };
+    let wish = args.to.as_ref().map(|to| json!({"to": to, "direction": direction}));
+    change(ctx, &args.name, json!({"mirror": wish})).await?;
+    let said = args.to.as_ref().map_or_else(|| "not mirrored".into(), |to| format!("mirrored to {to}, {direction}"));
+    Ok(format!("networkinterface.multihome.io/{} {said}", args.name))
 }
 
 /// Limits as they were said, where any was.

@@ -9,7 +9,7 @@ use kube::api::ObjectMeta;
 use multihome_control::admission::{Lookup, Refusal, Request, Rules, Verb};
 use multihome_control::vm::{self, annotated_bandwidth, annotated_policies, manifest_nics, nic_name, pod_network};
 use multihome_control::world::Tables;
-use multihome_control::{Key, fabric, policy};
+use multihome_control::{Key, fabric, mirror, policy};
 use multihome_model::kubevirt::NetworkSource;
 use multihome_model::kubevirt::VirtualMachine;
 use multihome_model::{
@@ -231,6 +231,8 @@ impl Planned {
         let nics = || self.tables.nics.values().filter(|n| n.spec.vm().is_some());
         let enforced = |n: &Arc<NetworkInterface>| Some((n.uid()?, policy::enforced(&self.tables, n)?.policy));
         input.policies = nics().filter_map(enforced).collect();
+        let mirrored = |n: &Arc<NetworkInterface>| Some((n.uid()?, mirror::planned(&self.tables, n)?));
+        input.mirrors = nics().filter_map(mirrored).collect();
         input.members = policy::members(&self.tables, nics().map(|n| &**n));
         diff(&NodeState::default(), &build(&input))
     }
@@ -392,6 +394,8 @@ pub(super) fn describe(step: &multihome_plan::node::Step) -> String {
             let limits = if t.bandwidth.is_unlimited() { String::new() } else { format!(", {}", t.bandwidth) };
             format!("tap {n} for {}, port of {}{}, MTU {}{limits}", t.alias, t.bridge, vlans.unwrap_or_default(), t.mtu)
         }
+        Step::PutMirror(n, m) => format!("{n}: copied to {}, {}", m.to, m.direction),
+        Step::DeleteMirror(n) => format!("{n}: not copied any more"),
         Step::PutFlood(n, f) => {
             let nodes: Vec<String> = f.nodes.iter().map(ToString::to_string).collect();
             let nobody = "no other node".to_owned();

@@ -94,6 +94,18 @@ fn an_address_stays_on_another_node_and_nobody_notices() {
     api.ready("b-blue");
     let b = address(&cluster, "b-blue");
     assert!(api.guest_sh("a", &format!("ping -c 2 -W 1 {b}")).0);
+    // A mirror needs both on one node, and says so until they are.
+    api.cli(&["nic", "mirror", "a-blue", "--to", "b-blue", "--direction", "egress"]);
+    let mirrored = |status: &str, message: &str| {
+        eventually(message, 60, || {
+            let v = api.get("nic", "a-blue");
+            let all = v.pointer("/status/conditions")?.as_array()?.clone();
+            all.iter()
+                .any(|c| c["type"] == "Mirrored" && c["status"] == status && c["message"] == message)
+                .then_some(())
+        });
+    };
+    mirrored("False", "NIC a-blue is on node node1 and NIC b-blue on node node2: run both VMs on one node");
     // The same VM on the first node, by what its manifest says.
     api.cli(&["vm", "stop", "b"]);
     eventually("b stopped", 60, || api.get("vmi", "b").is_null().then_some(()));
@@ -104,6 +116,7 @@ fn an_address_stays_on_another_node_and_nobody_notices() {
     });
     api.ready("b-blue");
     assert_eq!(address(&cluster, "b-blue"), b);
+    mirrored("True", "NIC b-blue of VM b gets a copy of what the guest of VM a says by NIC a-blue");
     // a still has the neighbour that it had: the same MAC.
     assert!(api.guest_sh("a", &format!("ping -c 3 -W 1 {b}")).0);
     eventually("the other node holds nothing of it", 20, || cluster.nodes[1].devices().is_empty().then_some(()));

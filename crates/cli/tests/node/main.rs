@@ -3,6 +3,7 @@
 mod bandwidth;
 mod fabrics;
 mod foreign;
+mod mirror;
 
 use std::time::Duration;
 

@@ -7,6 +7,7 @@ mod fabric;
 mod floating;
 mod group;
 pub mod lookup;
+mod mirror;
 mod network;
 mod nic;
 pub mod review;

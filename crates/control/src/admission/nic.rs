@@ -13,7 +13,7 @@ use multihome_plan::address;
 use multihome_plan::primary::FAMILIES;
 
 use super::network::overlap;
-use super::{Lookup, Refusal, Request, Verb, Verdict, get, group, list, listing, parse, spec_changed};
+use super::{Lookup, Refusal, Request, Verb, Verdict, get, group, list, listing, mirror, parse, spec_changed};
 use crate::Key;
 use crate::status::ATTACHED;
 use crate::world::network_key;
@@ -58,6 +58,7 @@ pub(super) fn validate(req: &Request<'_>, look: &dyn Lookup) -> Verdict {
     }
     group::exist(look, &nic.spec.policies, before.map_or(&[], |b| &b.policies), req.namespace, &mut v);
     group::enforceable(network.kind, &net, &nic.spec.policies, &mut v);
+    mirror::judge(look, &key, &nic.spec, before, &mut v);
     addresses(look, &key, &net, &network, &checked, &mut v);
     if req.verb == Verb::Create {
         room(look, &net, &network, &checked, &mut v);

@@ -10,6 +10,7 @@ pub(crate) mod bridge;
 mod domain;
 mod fabric;
 mod floating;
+mod mirror;
 mod mtu;
 mod notes;
 mod observe;
@@ -178,6 +179,8 @@ impl Kernel {
                 self.limit_egress(name, None)?;
                 self.delete_device(name)
             }
+            Step::PutMirror(name, mirror) => self.put_mirror(name, mirror),
+            Step::DeleteMirror(name) => self.delete_mirror(name),
             Step::DeleteBridge(name) => self.delete_device(name),
             Step::DeleteLeg(ns, name) => self.delete_leg(ns, name),
         }

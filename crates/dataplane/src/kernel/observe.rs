@@ -24,6 +24,11 @@ use crate::error::Result;
 /// Where a port that has no bridge is said to be. No device has this name.
 const NOWHERE: &str = "-";
 
+/// The same as a name.
+pub(super) fn nowhere() -> IfName {
+    IfName::new(NOWHERE).expect("a dash is a device name")
+}
+
 /// The host's links and what belongs to them.
 pub(super) struct Host {
     links: Vec<Link>,
@@ -84,7 +89,13 @@ impl Host {
         }
         let master = self.names.get(&link.master).filter(|_| self.beside.is_none());
         let name = master.map_or(NOWHERE, String::as_str);
-        IfName::new(name).unwrap_or_else(|_| IfName::new(NOWHERE).expect("a dash is a device name"))
+        IfName::new(name).unwrap_or_else(|_| nowhere())
+    }
+
+    /// The tap of an index.
+    pub(super) fn tap(&self, index: u32) -> Option<IfName> {
+        let name = self.names.get(&index).filter(|name| is_ours(name, names::TAP))?;
+        IfName::new(name.as_str()).ok()
     }
 
     /// Whether the fixed entries of a port are exactly these.
@@ -215,6 +226,7 @@ impl Kernel {
         if self.beside.is_none() {
             state.remotes = self.observe_remotes(&host)?.clone();
         }
+        state.mirrors = self.observe_mirrors(&host)?;
         self.observe_domains(&host, &mut state)?;
         Ok(state)
     }
@@ -270,7 +282,7 @@ impl Kernel {
         for (i, name) in ends.chain(halfway).enumerate() {
             let leg = Leg {
                 alias: String::new(),
-                bridge: IfName::new(NOWHERE).expect("a dash is a device name"),
+                bridge: nowhere(),
                 peer: name.clone(),
                 mac: MacAddr([0; 6]),
                 addresses: BTreeSet::new(),

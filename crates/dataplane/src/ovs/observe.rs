@@ -43,7 +43,8 @@ impl Ovs {
         self.database.listen()?;
         let model = self.model.clone();
         let kernel = self.kernel.observed()?;
-        let mut state = NodeState { domains: kernel.domains, bonds: kernel.bonds, ..NodeState::default() };
+        let mut state =
+            NodeState { domains: kernel.domains, bonds: kernel.bonds, mirrors: kernel.mirrors, ..NodeState::default() };
         state.ports = self.loose.clone();
         state.policies = self.loose_policies.clone();
         state.members = self.groups.clone();

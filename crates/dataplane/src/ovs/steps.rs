@@ -27,6 +27,8 @@ pub(super) fn switches(step: &Step) -> bool {
             | Step::PutRoute(..)
             | Step::DeleteRoute(..)
             | Step::PutPolicyRoutes(..)
+            | Step::PutMirror(..)
+            | Step::DeleteMirror(_)
     )
 }
 

@@ -8,6 +8,7 @@ mod floating;
 pub(crate) mod guest;
 mod guests;
 mod harm;
+mod mirror;
 mod overlay;
 mod policy;
 mod router;

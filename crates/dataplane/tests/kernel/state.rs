@@ -6,7 +6,7 @@ use super::*;
 fn a_kill_at_any_step_leaks_nothing_and_ends_where_it_should() {
     let test = "a_kill_at_any_step_leaks_nothing_and_ends_where_it_should";
     let Some(host) = host(test) else { return };
-    let desired = plan();
+    let desired = mirror::plan_with_mirror();
     let steps = diff(&NodeState::default(), &desired);
     let before = (host.links(), host.forwards());
     assert_eq!(before.1, "0");

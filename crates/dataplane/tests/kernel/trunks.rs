@@ -254,6 +254,37 @@ fn a_trunk_shares_vlans_with_the_networks_of_its_fabric_and_nothing_else() {
     assert_eq!(heard(&far, SILENCE, "to the router"), none);
 }
 
+#[test]
+fn the_tags_of_a_trunk_are_in_the_copies_of_what_is_said_there() {
+    let test = "the_tags_of_a_trunk_are_in_the_copies_of_what_is_said_there";
+    let Some(host) = vlans(test) else { return };
+    if let Err(why) = capabilities().check(Capability::Mirror) {
+        return println!("SKIPPED {test}: this kernel cannot copy what a device takes in and gives out: {why}");
+    }
+    let mut far = wired(&host);
+    let mut engine = host.engine();
+    let mut state = planned(&[access(1, 100), access(2, 400), trunk(3, &[(90, 110)], Some(300))], cable());
+    let (spoken, to) = (tap_name("nic3"), tap_name("nic2"));
+    state.mirrors.insert(spoken, multihome_plan::node::Mirror { to, direction: Default::default() });
+    reach(&mut engine, &state);
+    settled(&host, &state);
+    let [mut access, hearer, mut trunk] = [1, 2, 3].map(|n| plugged(&host, &engine, n));
+    let tagged = |id: u16| Some(Some(id));
+    let words =
+        [("tagged", Some(100), tagged(100)), ("native", None, Some(None)), ("not its own", Some(400), tagged(400))];
+    for (word, tag, copy) in words {
+        trunk.send(&shout(trunk.mac, tag, word));
+        assert_eq!(heard(&hearer, PATIENCE, word), copy, "{word}");
+    }
+    access.send(&shout(access.mac, None, "by a neighbour"));
+    assert_eq!(heard(&trunk, PATIENCE, "by a neighbour"), tagged(100));
+    assert_eq!(heard(&hearer, PATIENCE, "by a neighbour"), tagged(100));
+    far.send(&shout(FAR, Some(300), "from the wire"));
+    assert_eq!(heard(&hearer, PATIENCE, "from the wire"), Some(None));
+    far.send(&shout(FAR, Some(200), "not for it"));
+    assert_eq!(heard(&hearer, SILENCE, "not for it"), None);
+}
+
 /// Whether the node's own device is as it was before anybody took it.
 fn given_back(host: &Host) -> bool {
     let link = Rtnl::open_in(&host.netns).unwrap().link(CABLE).unwrap().unwrap();

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::{Bandwidth, Family, MacAddr, NetworkInterfaceSpec, ParseError, Violations, names};
+use crate::{Bandwidth, Family, MacAddr, MirrorSpec, NetworkInterfaceSpec, ParseError, Violations, names};
 
 /// A NetworkInterface's spec with every value parsed.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +59,7 @@ pub fn check_nic(name: &str, spec: &NetworkInterfaceSpec) -> Result<CheckedNic, 
             secondary.extend(v.take(&format!("{at}.secondary[{j}]"), address(a, family)));
         }
     }
+    MirrorSpec::check(name, spec.mirror.as_ref(), &mut v);
     let bandwidth = Bandwidth::check("spec.bandwidth", spec.bandwidth.as_ref(), &mut v);
     v.into_result(CheckedNic { mac, ipv4: first[0], ipv6: first[1], secondary, bandwidth })
 }

@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::msg::{self, Msg};
 
 const NEWRULE: u16 = 6;
+const GETRULE: u16 = 7;
 const GETOBJ: u16 = 19;
 const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
@@ -74,6 +75,17 @@ pub enum Expr {
     Accept,
 }
 
+/// A rule as the kernel lists it, as far as it copies packets to a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copying {
+    /// Its table.
+    pub table: String,
+    /// Its chain.
+    pub chain: String,
+    /// The index of the device that it copies to, which may be gone; `None` of a rule that does anything else.
+    pub to: Option<u32>,
+}
+
 fn number(m: &mut Msg, kind: u16, value: u32) {
     m.attr(kind, &value.to_be_bytes());
 }
@@ -116,6 +128,23 @@ fn put(m: &mut Msg, expr: &Expr) {
     }
 }
 
+/// A text that ends with a zero.
+pub(super) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.strip_suffix(b"\0").unwrap_or(bytes)).into_owned()
+}
+
+/// The index of the device that a rule copies to, if it does that and nothing else: a number is loaded, and a copy is sent there.
+fn copies_to(expressions: &[u8]) -> Option<u32> {
+    let named = |e: &msg::Attr<'_>| Some((text(msg::find(e.data, EXPR_NAME)?), msg::find(e.data, EXPR_DATA)?.to_vec()));
+    let all: Vec<_> = msg::attrs(expressions).map(|e| named(&e)).collect();
+    match all.as_slice() {
+        [Some((first, number)), Some((second, _))] if first == "immediate" && second == "dup" => {
+            msg::u32_at(msg::find(msg::find(number, 2)?, super::DATA_VALUE)?, 0)
+        }
+        _ => None,
+    }
+}
+
 impl Nft {
     /// Appends rules to chains, all together or not at all.
     ///
@@ -135,6 +164,19 @@ impl Nft {
         if rules.is_empty() { Ok(()) } else { self.batch(rules.iter().map(message).collect()) }
     }
 
+    /// The rules of all tables of a family.
+    ///
+    /// # Errors
+    /// What the kernel refused, for example because it has no such family.
+    pub fn copying(&mut self, family: Family) -> Result<Vec<Copying>> {
+        let m = Msg::new(SUBSYS << 8 | GETRULE, 0, "list nftables rules", "").raw(&head(family.number(), 0));
+        self.socket.dump(m, |body| {
+            let body = body.get(4..)?;
+            let (table, chain) = (text(msg::find(body, RULE_TABLE)?), text(msg::find(body, RULE_CHAIN)?));
+            Some(Copying { table, chain, to: copies_to(msg::find(body, RULE_EXPRESSIONS).unwrap_or_default()) })
+        })
+    }
+
     /// The named counters of a table, and how many packets each saw.
     ///
     /// # Errors
@@ -145,8 +187,7 @@ impl Nft {
         number(&mut m, OBJ_TYPE, COUNTER);
         self.socket.dump(m, |body| {
             let body = body.get(4..)?;
-            let name = msg::find(body, OBJ_NAME)?;
-            let name = String::from_utf8_lossy(name.strip_suffix(b"\0").unwrap_or(name)).into_owned();
+            let name = text(msg::find(body, OBJ_NAME)?);
             Some((name, msg::be64_at(msg::find(msg::find(body, OBJ_DATA)?, 2)?, 0)?))
         })
     }

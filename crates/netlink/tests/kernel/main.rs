@@ -639,3 +639,30 @@ fn conversations_are_listed_and_ended_one_by_one() {
         .unwrap();
     assert_eq!(left, seen.len() - 1, "the others go on");
 }
+
+#[test]
+fn rules_that_copy_say_where_to_and_others_nothing() {
+    let test = "rules_that_copy_say_where_to_and_others_nothing";
+    let Some(netns) = namespace(test) else { return };
+    if let Err(why) = multihome_netlink::probe().unwrap().check(multihome_netlink::Capability::Mirror) {
+        return println!("SKIPPED {test}: {why}");
+    }
+    netns
+        .run(|| {
+            let mut rtnl = Rtnl::open().unwrap();
+            let peer = VethPeer { name: "far", netns: None, mac: None, mtu: None };
+            rtnl.create(&new("near", LinkKind::Veth { peer })).unwrap();
+            let far = rtnl.index("far").unwrap();
+            let mut nft = Nft::open().unwrap();
+            assert!(nft.tables(Family::Netdev).unwrap().is_empty() && nft.copying(Family::Netdev).unwrap().is_empty());
+            let chain = "type filter hook ingress device \"near\" priority 0;";
+            nft::load(&format!("table netdev a {{ chain c {{ {chain} dup to \"far\"; dup to \"far\" accept; }}; }}"))
+                .unwrap();
+            nft::load("table netdev b { }\ntable bridge a { }").unwrap();
+            assert_eq!(nft.tables(Family::Netdev).unwrap(), ["a", "b"]);
+            let rules = nft.copying(Family::Netdev).unwrap();
+            let shown: Vec<_> = rules.iter().map(|r| (r.table.as_str(), r.chain.as_str(), r.to)).collect();
+            assert_eq!(shown, [("a", "c", Some(far)), ("a", "c", None)]);
+        })
+        .unwrap();
+}

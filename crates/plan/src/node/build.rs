@@ -12,6 +12,7 @@ use crate::policy::{Members, Policy};
 
 use super::fabric::{self, fabric_name};
 use super::floating::{NodeFloating, add_floating};
+use super::mirror::{NodeMirror, add_mirrors};
 use super::overlay::{RemoteNic, remotes};
 use super::policy_route::hop_networks;
 use super::vpc::{NodeVpc, add_vpcs};
@@ -120,6 +121,8 @@ pub struct NodeInput {
     pub policies: BTreeMap<String, Policy>,
     /// Who the groups are that these name.
     pub members: Members,
+    /// Where what these NICs say and hear is copied to, by uid; of others nothing is.
+    pub mirrors: BTreeMap<String, NodeMirror>,
 }
 
 /// The device name of a NIC's tap.
@@ -199,6 +202,7 @@ pub fn build(input: &NodeInput) -> NodeState {
             add_policy(nic, input, &mut state);
         }
     }
+    add_mirrors(input, &mut state);
     state.fabrics = trunked.into_iter().map(|(name, bridge)| (fabric_name(&name), bridge)).collect();
     state
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use multihome_model::IfName;
 
-use super::{FabricBridge, FabricUplink, NodeState, Peering, Router, Step, Uplink, UplinkKind, Via};
+use super::{FabricBridge, FabricUplink, NodeState, Peering, Router, Step, Uplink, UplinkKind, Via, mirror};
 
 /// The ordered steps from `observed` to `desired`. Empty where they are equal.
 pub fn diff(observed: &NodeState, desired: &NodeState) -> Vec<Step> {
@@ -62,8 +62,9 @@ fn hands_over(fabric: &FabricBridge, desired: &NodeState) -> bool {
     })
 }
 
-/// From the leaves to the root: taps, their facts, legs, ways out, uplinks, bridges, fabrics, bonds, domains.
+/// From the leaves to the root: mirrors, taps, their facts, legs, ways out, uplinks, bridges, fabrics, bonds, domains.
 fn remove(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
+    mirror::remove(observed, desired, steps);
     for (name, tap) in &observed.taps {
         let replaced = desired.taps.get(name).is_some_and(|d| (d.queues > 1) != (tap.queues > 1));
         if !desired.taps.contains_key(name) || replaced {
@@ -226,7 +227,7 @@ fn finish(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
     }
 }
 
-/// From the root to the leaves: domains, bonds, fabrics, bridges, uplinks, legs, ways out, facts of ports, taps.
+/// From the root to the leaves: domains, bonds, fabrics, bridges, uplinks, legs, ways out, facts of ports, taps, mirrors.
 fn add(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
     for name in desired.domains.keys().filter(|n| !observed.domains.contains_key(*n)) {
         steps.push(Step::CreateDomain(name.clone()));
@@ -287,4 +288,5 @@ fn add(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
             steps.push(Step::PutTap(name.clone(), tap.clone()));
         }
     }
+    mirror::add(observed, desired, steps);
 }

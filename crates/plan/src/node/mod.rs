@@ -7,6 +7,7 @@ mod build;
 mod diff;
 mod fabric;
 mod floating;
+mod mirror;
 mod overlay;
 mod policy_route;
 mod simulate;
@@ -29,6 +30,7 @@ pub use build::{
 pub use diff::diff;
 pub use fabric::fabric_name;
 pub use floating::{Floating, Forward, NodeFloating, Transport};
+pub use mirror::{Mirror, NodeMirror};
 pub use overlay::{Flood, Remote, RemoteNic, Remotes, remotes};
 pub use policy_route::{MOST_POLICY_ROUTES, NodePolicyRoute, PolicyRoute, Steer};
 pub use simulate::simulate;
@@ -63,6 +65,9 @@ pub struct NodeState {
     /// Who the groups are that these name.
     #[serde(default)]
     pub members: Members,
+    /// Where what NICs say and hear is copied to, by device name; of others nothing is.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub mirrors: BTreeMap<IfName, Mirror>,
 }
 
 /// Several of the node's own devices as one (kernel document networking/bonding.rst). They are given back as they were.
@@ -366,4 +371,8 @@ pub enum Step {
     PutTap(IfName, Tap),
     /// Remove the tap.
     DeleteTap(IfName),
+    /// Copy what a NIC says and hears to exactly this tap, in exactly these directions; both taps must be there.
+    PutMirror(IfName, Mirror),
+    /// Copy nothing of a NIC any more, whether its tap is there or not.
+    DeleteMirror(IfName),
 }

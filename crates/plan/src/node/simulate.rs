@@ -146,5 +146,11 @@ pub fn simulate(state: &mut NodeState, step: &Step) {
         Step::DeleteTap(name) => {
             state.taps.remove(&name);
         }
+        Step::PutMirror(name, mirror) => {
+            state.mirrors.insert(name, mirror);
+        }
+        Step::DeleteMirror(name) => {
+            state.mirrors.remove(&name);
+        }
     }
 }

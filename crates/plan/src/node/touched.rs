@@ -19,7 +19,7 @@ pub struct Touched {
     /// How much it may carry, before and after, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bandwidth: Option<(String, String)>,
-    /// The VLANs of a trunk, or who speaks DHCP to it, or what it may send, or its policies.
+    /// The VLANs of a trunk, or who speaks DHCP to it, or what it may send, or its policies, or where it is copied to.
     pub port: bool,
 }
 
@@ -35,7 +35,8 @@ pub fn touched(before: &NodeState, after: &NodeState) -> BTreeMap<String, Touche
             way_out: (ways.0 != ways.1).then_some(ways),
             port: old.vlans != new.vlans
                 || before.ports.get(name) != after.ports.get(name)
-                || before.policies.get(name) != after.policies.get(name),
+                || before.policies.get(name) != after.policies.get(name)
+                || before.mirrors.get(name) != after.mirrors.get(name),
         };
         if change != Touched::default() {
             all.insert(old.alias.clone(), change);
