@@ -373,7 +373,8 @@ fn somebody_else_has_the_mac() {
     let m = machine!("somebody_else_has_the_mac");
     one(&m);
     let twin = m.twin("eth0", "10.0.0.66/24");
-    assert!(m.rules().contains(&"duplicate-mac"), "{:?}", m.rules());
+    // From when the twin speaks on.
+    m.until("duplicate-mac", || m.rules().contains(&"duplicate-mac"));
     m.end(twin);
     m.router("link del twin");
     m.silent();
