@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{NodeInput, NodeNetwork, NodeState, bridge_name, domain_name};
 
-/// The routing tables of floating addresses in a domain: this one and those after it.
-const TABLES: std::ops::Range<u32> = 10_000..60_000;
+/// The routing tables of floating addresses in a domain, and the marks of conversations by them: this one and those after it.
+pub const FLOATING_TABLES: std::ops::Range<u32> = 10_000..60_000;
 
 /// A floating address whose NIC is on this node.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,8 +95,8 @@ pub(super) fn add_floating(input: &NodeInput, networks: &BTreeMap<&str, &NodeNet
         let ns = domain_name(inner);
         let Some(domain) = state.domains.get_mut(&ns) else { continue };
         let hash = u32::from_str_radix(&names::short_hash(&f.uid)[..7], 16).unwrap_or(0);
-        let count = TABLES.end - TABLES.start;
-        let mut free = (0..count).map(|i| TABLES.start + (hash + i) % count);
+        let count = FLOATING_TABLES.end - FLOATING_TABLES.start;
+        let mut free = (0..count).map(|i| FLOATING_TABLES.start + (hash + i) % count);
         let Some(table) = free.find(|t| used.insert((ns.clone(), *t))) else { continue };
         domain.floating.insert(
             names::device(names::FLOATING, &f.uid),

@@ -28,7 +28,7 @@ pub use build::{
 };
 pub use diff::diff;
 pub use fabric::fabric_name;
-pub use floating::{Floating, Forward, NodeFloating, Transport};
+pub use floating::{FLOATING_TABLES, Floating, Forward, NodeFloating, Transport};
 pub use overlay::{Flood, Remote, RemoteNic, Remotes, remotes};
 pub use policy_route::{MOST_POLICY_ROUTES, NodePolicyRoute, PolicyRoute, Steer};
 pub use simulate::simulate;
