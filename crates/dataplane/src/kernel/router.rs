@@ -175,7 +175,7 @@ impl Kernel {
 }
 
 /// The device of a domain's tunnel: both are named after the domain's uid.
-fn router_device(domain: &str) -> String {
+pub(super) fn router_device(domain: &str) -> String {
     format!("{}{}", names::ROUTER, domain.strip_prefix(names::NETNS).unwrap_or(domain))
 }
 
