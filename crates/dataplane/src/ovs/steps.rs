@@ -27,6 +27,7 @@ pub(super) fn switches(step: &Step) -> bool {
             | Step::PutRoute(..)
             | Step::DeleteRoute(..)
             | Step::PutPolicyRoutes(..)
+            | Step::PutReturns(..)
     )
 }
 
