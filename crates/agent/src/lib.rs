@@ -10,6 +10,7 @@ mod dhcp;
 mod engine;
 mod fabrics;
 mod guarded;
+mod health;
 mod instance;
 mod leases;
 mod leases6;
@@ -44,6 +45,7 @@ use multihome_dhcp::server::Server;
 use multihome_dhcp::server6::Server6;
 use multihome_metadata::Service;
 use multihome_model::ClusterNetwork;
+use multihome_model::FloatingIP;
 use multihome_model::NetworkInterface;
 use multihome_model::condition::find;
 use multihome_vmm::images::ImageStore;
@@ -158,6 +160,8 @@ struct Agent {
     metadata: Service,
     guard: Arc<Guard>,
     probes: multihome_probe::Service,
+    /// What NICs are asked that floating addresses lead to.
+    checks: health::Checks,
     /// What this node says of networks.
     reports: tokio::sync::Mutex<networks::Reports>,
     /// How VMs are accelerated, once it was tried.
@@ -215,6 +219,7 @@ pub async fn run(config: Config, client: Client, world: World) -> Result<(), Err
         metadata: Service::new(),
         guard,
         probes: multihome_probe::Service::default(),
+        checks: health::Checks::default(),
         reports: tokio::sync::Mutex::default(),
         running: Mutex::default(),
         acceleration: tokio::sync::watch::channel(acceleration::remembered(&config)).0,
@@ -396,7 +401,12 @@ fn enqueue(agent: &Agent, change: Change) {
                 agent.queue.push(Work::Members);
             }
             let carrier = t.nics.get(&key).and_then(|n| n.status.as_ref()?.node.as_deref());
-            if carrier.is_none() {
+            // What floating addresses have to do with it follows from the whole.
+            let led = |f: &FloatingIP| {
+                f.namespace().as_ref() == Some(&key.namespace)
+                    && f.status.as_ref().is_some_and(|s| s.backends.contains_key(&key.name))
+            };
+            if carrier.is_none() || t.floating.values().any(|f| led(f)) {
                 agent.queue.push(Work::Node);
             }
             if !agent.is_mine(carrier) {

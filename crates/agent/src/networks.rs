@@ -228,9 +228,11 @@ fn layer2(network: &NodeNetwork, input: &NodeInput, failures: &[StepError]) -> P
             Step::PutLeg(_, _, leg) => leg.bridge == bridge,
             Step::PutFloating(_, _, floating) => floating.bridge == bridge,
             Step::PutFlood(name, _) | Step::PutRemote(name, ..) => tunnel(network).is_some_and(|u| u == *name),
-            Step::CreateDomain(ns) | Step::PutEgress(ns, _) | Step::PutRouter(ns, _) | Step::PutRoute(ns, ..) => {
-                network.spec.owns_gateway && *ns == domain
-            }
+            Step::CreateDomain(ns)
+            | Step::PutEgress(ns, _)
+            | Step::PutRouter(ns, _)
+            | Step::PutReturns(ns, _)
+            | Step::PutRoute(ns, ..) => network.spec.owns_gateway && *ns == domain,
             _ => false,
         })
         .map(plumbing::sentence)

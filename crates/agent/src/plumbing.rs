@@ -16,10 +16,10 @@ use multihome_dataplane::{Counted, Dataplane, Ear, Rogue, StepError};
 use multihome_dhcp::guard::server::{Doorkeeper, Passage};
 use multihome_model::{IfName, NetworkType, PortSecurity, names};
 use multihome_netlink::packet::{PacketSocket, filter};
-use multihome_netlink::{Address, Capabilities, Link, Rtnl};
+use multihome_netlink::{Address, Capabilities, Link, Netns, Rtnl};
 use multihome_plan::node::{
-    Domain, Mirror, NodeInput, NodeNetwork, NodeNic, NodeState, Port, Remotes, Security, Service, Step, Uplink,
-    UplinkKind, bridge_name, build, diff, remotes, simulate, tap_name,
+    Domain, Floating, Mirror, NodeInput, NodeNetwork, NodeNic, NodeState, Port, Remotes, Security, Service, Step,
+    Uplink, UplinkKind, bridge_name, build, diff, remotes, simulate, tap_name,
 };
 use multihome_plan::policy::Members;
 use tokio::runtime::Handle;
@@ -30,7 +30,7 @@ use crate::management::Management;
 use crate::policies::Policed;
 use crate::trial::Trials;
 use crate::{
-    Agent, Config, Error, Work, dhcp, engine, fabrics, guarded, mirrors, networks, probes, settle, spec, trial,
+    Agent, Config, Error, Work, dhcp, engine, fabrics, guarded, health, mirrors, networks, probes, settle, spec, trial,
 };
 
 /// How long what was observed is trusted.
@@ -302,6 +302,13 @@ impl Plumbing {
         tokio::task::spawn_blocking(open).await?.map_err(|e| Error::Dataplane(e.to_string()))
     }
 
+    /// A routing domain's namespace.
+    pub(crate) async fn domain(&self, domain: String) -> Result<Netns, Error> {
+        let this = self.clone();
+        let open = move || lock(&this.inner).engine.domain(&domain);
+        tokio::task::spawn_blocking(open).await?.map_err(|e| Error::Dataplane(e.to_string()))
+    }
+
     /// Makes what a network's tunnel knows of other nodes true, where the tunnel is in place.
     pub(crate) async fn apply_remotes(&self, uplink: IfName, remotes: Remotes) -> Result<(), Error> {
         let this = self.clone();
@@ -503,15 +510,23 @@ impl Plumbing {
             _ => None,
         };
         let fresh: Vec<_> = steps.iter().filter_map(fresh).collect();
+        // Changing where one leads is nobody's business on its network.
+        let same = |a: &Floating, b: &Floating| (&a.alias, a.mac, a.address) == (&b.alias, b.mac, b.address);
+        let arrives = |step: &Step| match step {
+            Step::PutFloating(ns, name, f) => {
+                let there = inner.state.domains.get(ns).and_then(|d| d.floating.get(name));
+                (!there.is_some_and(|t| same(t, f))).then(|| (ns.clone(), f.clone()))
+            }
+            _ => None,
+        };
+        let arrived: Vec<_> = steps.iter().filter_map(arrives).collect();
         let failures = inner.engine.apply(steps);
         for step in steps {
             simulate(&mut inner.state, step);
         }
         self.remember_indexes(inner, steps);
-        for step in steps {
-            if let Step::PutFloating(domain, _, floating) = step {
-                announce_floating(self, domain.clone(), floating);
-            }
+        for (domain, floating) in arrived {
+            announce_floating(self, domain, &floating);
         }
         for (tap, bridge) in fresh {
             if let Some(Security::Strict { mac, .. }) = inner.state.ports.get(&tap).map(|p| &p.security) {
@@ -619,6 +634,7 @@ pub(crate) async fn reconcile(agent: &Agent) -> Next {
         dhcp::sync_gateways(agent)?;
         guarded::sync_ears(agent, &input).await?;
         probes::sync(agent, &input).await?;
+        health::sync(agent);
         networks::report(agent, &input, &failures).await?;
         fabrics::report(agent).await?;
         // What the kernel will refuse again is looked at with the next regular round.

@@ -1,6 +1,7 @@
 //! From resources to what the planner, the DHCP server and QEMU take.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use kube::ResourceExt;
@@ -21,10 +22,14 @@ use multihome_vmm::images::ImageStore;
 pub fn node_input(t: &Tables, node: &str) -> NodeInput {
     let nics: Vec<NodeNic> = t.nics_of_node(node).filter(|n| carrier(n).is_some()).map(|n| node_nic(n)).collect();
     let carried: BTreeSet<&str> = nics.iter().map(|n| n.network.as_str()).collect();
-    let mine: BTreeSet<&str> = nics.iter().map(|n| n.uid.as_str()).collect();
+    let mine: BTreeSet<IpAddr> = nics.iter().flat_map(|n| n.addresses.iter().copied()).collect();
+    let here = |f: &NodeFloating| f.node == node;
+    let leads_here = |f: &NodeFloating| f.forwards.iter().any(|w| w.backends.iter().any(|b| mine.contains(b)));
     let planned = t.floating.values().filter(|f| f.metadata.deletion_timestamp.is_none());
-    let planned = planned.filter_map(|f| floating::planned(t, f)).filter(|(_, f)| mine.contains(f.nic.as_str()));
-    let (outside, floating): (Vec<Key>, Vec<NodeFloating>) = planned.unzip();
+    let planned: Vec<(Key, NodeFloating)> =
+        planned.filter_map(|f| floating::planned(t, f)).filter(|(_, f)| here(f) || leads_here(f)).collect();
+    let outside: Vec<Key> = planned.iter().filter(|(_, f)| here(f)).map(|(network, _)| network.clone()).collect();
+    let floating = planned.into_iter().map(|(_, f)| f).collect();
     let mut here: BTreeSet<Key> =
         t.networks.keys().filter(|k| carried.contains(k.to_string().as_str())).cloned().collect();
     here.extend(outside);

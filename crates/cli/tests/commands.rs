@@ -338,6 +338,43 @@ async fn what_manifests_are_refused() {
     snapshot!("refused-manifests", text);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_of_floating_addresses() {
+    let s = Server::start().await;
+    let street = "apiVersion: multihome.io/v1alpha1\nkind: Network\nmetadata: {name: street}\nspec: {type: Untagged, clusterNetwork: mgmt, ipv4: {cidr: 198.18.0.0/24, gateway: 198.18.0.1, pools: [198.18.0.50-198.18.0.60]}}\n---\n";
+    s.apply(street).await;
+    let fip = |name: &str, rest: &str| {
+        format!(
+            "apiVersion: multihome.io/v1alpha1\nkind: FloatingIP\nmetadata: {{name: {name}}}\nspec: {{network: street, {rest}}}\n---\n"
+        )
+    };
+    let many: Vec<String> = (0..33).map(|i| format!("web-{i}")).collect();
+    let mut text = String::new();
+    for (what, spec) in [
+        ("no NIC at all", String::new()),
+        ("a port that leads nowhere", "forwards: [{port: 80, nics: [a]}, {port: 81}]".into()),
+        ("a NIC that is named twice", "forwards: [{port: 80, nics: [a, b, a]}]".into()),
+        ("names and labels", "forwards: [{port: 80, nics: [a], nicSelector: {app: web}}]".into()),
+        ("what is no label", "forwards: [{port: 80, nicSelector: {app: \"a b\"}}]".into()),
+        ("more NICs than there may be", format!("forwards: [{{port: 80, nics: [{}]}}]", many.join(", "))),
+        ("several NICs for a whole address", "nic: a, nics: [b]".into()),
+        ("UDP without a port to ask", "nic: a, forwards: [{protocol: UDP, port: 53}], healthCheck: {}".into()),
+        ("a whole address without a port to ask", "nic: a, healthCheck: {}".into()),
+        (
+            "numbers out of range",
+            "nic: a, healthCheck: {port: 70000, interval: 0, timeout: 61, failures: 101, successes: 0}".into(),
+        ),
+        ("another algorithm", "nic: a, algorithm: LeastConnections".into()),
+    ] {
+        text += &format!("# {what}\n{}\n", s.apply(&fip("x", &spec)).await);
+    }
+    let good = "forwards: [{port: 80, nicSelector: {app: web}}, {port: 443, nics: [a, b]}], algorithm: Source, healthCheck: {interval: 1}";
+    text += &format!("# what can be\n{}\n", s.apply(&fip("web", good)).await);
+    s.until("multihome get fip web -o wide", "none of its 2 NICs").await;
+    text += &s.run("multihome get fip web -o wide").await;
+    snapshot!("refused-floating", text);
+}
+
 /// Runs a command that needs no API.
 fn offline(line: &str) -> String {
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use kube::ResourceExt;
-use multihome_model::checked::{CheckedFloatingIP, CheckedNetwork, check_floating_ip};
+use multihome_model::checked::{CheckedFloatingIP, CheckedForward, CheckedNetwork, check_floating_ip};
 use multihome_model::{DhcpMode, Family, FloatingIP, NetworkInterface, NetworkType};
 use multihome_plan::node::{Forward, NodeFloating, Transport};
 
-use crate::Key;
 use crate::world::Tables;
+use crate::{Key, backends};
 
 /// Why a network has no floating addresses, or not without one being named; in a sentence.
 pub fn unfit(key: &Key, network: &CheckedNetwork, floating: &CheckedFloatingIP) -> Option<String> {
@@ -46,34 +46,48 @@ pub fn target(nic: &NetworkInterface, family: Family) -> Option<IpAddr> {
     Some(held.address.parse::<IpNet>().ok()?.addr())
 }
 
-/// A floating address as the planner of its NIC's node takes it; `None` while it has no address or leads nowhere.
+/// A floating address as the planners of nodes take it; `None` while it has no address, or leads nowhere.
 pub fn planned(t: &Tables, floating: &FloatingIP) -> Option<(Key, NodeFloating)> {
     let key = Key::of(floating);
-    let nic = t.nics.get(&Key::new(key.namespace.clone(), floating.spec.nic.clone()))?;
     let checked = check_floating_ip(&key.name, &floating.spec).ok()?;
+    let status = floating.status.as_ref()?;
     let network = Key::reference(&floating.spec.network, &key.namespace);
-    let forward = |(udp, port, target): &(bool, u16, u16)| Forward {
-        transport: if *udp { Transport::Udp } else { Transport::Tcp },
-        port: *port,
-        target: *target,
+    // Until the controller has looked.
+    let backends = match status.backends.is_empty() {
+        true => backends::decide(t, floating).backends,
+        false => status.backends.clone(),
     };
-    let forwards: BTreeSet<Forward> = checked.forwards.iter().map(forward).collect();
+    let led = |names: &[String]| -> BTreeSet<IpAddr> {
+        let addresses =
+            backends::in_use(&backends, names).into_iter().filter_map(|(_, b)| b.address.as_ref()?.parse().ok());
+        // What it was before its spec was changed may be of the other family still.
+        addresses.filter(|a: &IpAddr| a.is_ipv4() == (checked.family == Family::IPv4)).collect()
+    };
+    let by_forward = backends::names(t, &key.namespace, &checked, Some(&backends));
+    let used = by_forward.iter().flat_map(|names| backends::in_use(&backends, names)).map(|(name, _)| name);
+    let domain = used.into_iter().find_map(|name| backends::domain_uid(t, &Key::new(key.namespace.clone(), name)))?;
+    let forward = |(f, names): (&CheckedForward, &Vec<String>)| Forward {
+        transport: if f.udp { Transport::Udp } else { Transport::Tcp },
+        port: f.port,
+        target: f.target,
+        backends: led(names),
+    };
+    let whole = checked.forwards.is_empty().then(|| by_forward.first().map(|names| led(names))).flatten();
     let planned = NodeFloating {
         uid: floating.uid()?,
         key: key.to_string(),
         network: network.to_string(),
-        // What it held before its spec was changed may be of the other family still.
-        address: floating
-            .status
-            .as_ref()?
+        address: status
             .address
             .as_ref()?
             .parse()
             .ok()
             .filter(|a: &IpAddr| a.is_ipv4() == (checked.family == Family::IPv4))?,
-        nic: nic.uid()?,
-        target: target(nic, checked.family)?,
-        forwards,
+        node: status.node.clone()?,
+        domain,
+        target: whole.and_then(|all| all.into_iter().next()),
+        forwards: checked.forwards.iter().zip(&by_forward).map(forward).filter(|f| !f.backends.is_empty()).collect(),
+        algorithm: checked.algorithm,
     };
     Some((network, planned))
 }

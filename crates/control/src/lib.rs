@@ -4,6 +4,7 @@
 //! cluster. What they decide comes from crate `plan`; here is the watching, the claiming and the telling.
 
 pub mod admission;
+pub mod backends;
 pub mod connectivity;
 pub mod controllers;
 pub mod events;

@@ -89,6 +89,7 @@ fn describe(step: &Step) -> String {
         Step::DeletePeering(ns, name) => format!("cannot remove link {name} of {ns}"),
         Step::PutFloating(_, _, f) => format!("cannot set up {} ({})", f.alias, f.address),
         Step::DeleteFloating(ns, name) => format!("cannot remove floating address {name} of {ns}"),
+        Step::PutReturns(ns, _) => format!("cannot set the ways back to floating addresses of other nodes of {ns}"),
         Step::PutRoute(ns, to, _) => format!("cannot set the route to {to} of {ns}"),
         Step::DeleteRoute(ns, to) => format!("cannot remove the route to {to} of {ns}"),
         Step::PutPolicyRoutes(ns, _) => format!("cannot set the policy routes of {ns}"),

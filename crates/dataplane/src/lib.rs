@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
 use multihome_model::IfName;
+use multihome_netlink::Netns;
 use multihome_netlink::packet::{Insn, PacketSocket};
 use multihome_plan::node::{NodeState, Step};
 
@@ -73,6 +74,12 @@ pub trait Dataplane: Engine + std::fmt::Debug {
     /// # Errors
     /// [`multihome_netlink::Error::is_missing`] if there is no such domain or device.
     fn domain_socket(&self, domain: &str, name: &IfName, filter: &[Insn]) -> Result<PacketSocket>;
+
+    /// A routing domain's namespace, for sockets of the node's own in it.
+    ///
+    /// # Errors
+    /// [`multihome_netlink::Error::is_missing`] if there is no such domain.
+    fn domain(&self, domain: &str) -> Result<Netns>;
 
     /// How many frames of each NIC were dropped because it may not send them.
     ///

@@ -37,7 +37,9 @@ pub use cluster_network::{
 pub use condition::Condition;
 pub use connectivity::{Connectivity, FamilyConnectivity, ProbeResult};
 pub use crd::{crds, served_types};
-pub use floating::{FloatingIP, FloatingIPSpec, FloatingIPStatus, PortForward, Protocol};
+pub use floating::{
+    Algorithm, Backend, FloatingIP, FloatingIPSpec, FloatingIPStatus, Health, HealthCheck, PortForward, Protocol,
+};
 pub use group::{
     DefaultInForce, DefaultPolicy, Direction, PolicyStatus, RuleAction, RulePeer, RuleStatus, SecurityGroup,
     SecurityGroupSpec, SecurityGroupStatus, SecurityRule,

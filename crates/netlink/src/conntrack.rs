@@ -18,6 +18,7 @@ const NESTED: u16 = 0x8000;
 
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
+const MARK: u16 = 8;
 const ID: u16 = 12;
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTO: u16 = 2;
@@ -49,6 +50,8 @@ pub struct Conversation {
     pub original: Tuple,
     /// The way back. Where nothing is translated, the original the other way round.
     pub reply: Tuple,
+    /// Its mark; 0 if it has none.
+    pub mark: u32,
     /// How the kernel knows it: the original tuple as it said it, and its number.
     key: (Vec<u8>, Vec<u8>),
 }
@@ -106,7 +109,9 @@ fn parse(body: &[u8]) -> Option<Conversation> {
     let original = msg::find(attributes, TUPLE_ORIG)?;
     let reply = msg::find(attributes, TUPLE_REPLY)?;
     let id = msg::find(attributes, ID).unwrap_or_default();
-    Some(Conversation { original: tuple(original)?, reply: tuple(reply)?, key: (original.to_vec(), id.to_vec()) })
+    let mark = msg::find(attributes, MARK).and_then(|m| Some(u32::from_be_bytes(m.try_into().ok()?)));
+    let key = (original.to_vec(), id.to_vec());
+    Some(Conversation { original: tuple(original)?, reply: tuple(reply)?, mark: mark.unwrap_or(0), key })
 }
 
 fn tuple(data: &[u8]) -> Option<Tuple> {

@@ -7,13 +7,13 @@ use ipnet::IpNet;
 use multihome_model::RuleAction;
 use multihome_model::checked::check_network;
 use multihome_model::{
-    Bandwidth, BondMode, IfName, IpFamilySpec, MacAddr, MirrorDirection, Mtu, NetworkSpec, NetworkType, PortSecurity,
-    TrunkRange, VlanId, VlanSpec, Vni,
+    Algorithm, Bandwidth, BondMode, IfName, IpFamilySpec, MacAddr, MirrorDirection, Mtu, NetworkSpec, NetworkType,
+    PortSecurity, TrunkRange, VlanId, VlanSpec, Vni,
 };
 use multihome_plan::node::{
     Bond, Fabric, Forward, NodeFacts, NodeFloating, NodeInput, NodeMirror, NodeNetwork, NodeNic, NodePolicyRoute,
-    NodeState, NodeVpc, RemoteNic, Security, Steer, Step, TRANSIT, Transport, Uplink, UplinkKind, Via, VpcPeer, build,
-    diff, fabric_name, gateway_mac, simulate,
+    NodeState, NodeVpc, RETURN_TABLES, RemoteNic, Security, Steer, Step, TRANSIT, Target, Transport, Uplink,
+    UplinkKind, Via, VpcPeer, build, diff, fabric_name, gateway_mac, router_mac, simulate, vpc_domain,
 };
 use multihome_plan::policy::{Peers, Policy, Rule, Rules};
 use proptest::prelude::*;
@@ -117,6 +117,45 @@ fn mirror(to: usize, both: bool) -> NodeMirror {
     NodeMirror { to: format!("nic-{to}"), direction }
 }
 
+type Net = (NetworkType, Option<u8>, u32);
+
+/// For every other NIC an address of network 4: all of it here, or a port that leads to all NICs of its network everywhere and is
+/// here or on another node.
+fn floating(nets: &[Net], nics: &[(usize, bool, u32)], remote: &[(usize, bool, u8)]) -> Vec<NodeFloating> {
+    let here = |net: usize| {
+        let own = nics.iter().enumerate().filter(move |(_, n)| n.0 == net);
+        own.map(move |(i, _)| IpAddr::from([10, net as u8, 0, 10 + i as u8]))
+    };
+    let there = |net: usize| {
+        let others = remote.iter().enumerate().filter(move |(_, n)| n.0 == net);
+        others.map(move |(i, _)| IpAddr::from([10, net as u8, 0, 100 + i as u8]))
+    };
+    let led = nics.iter().enumerate().filter(|(i, (net, ..))| i % 2 == 0 && *net != 4);
+    led.map(|(i, (net, strict, queues))| NodeFloating {
+        uid: format!("floating-{i}"),
+        key: format!("default/floating{i}"),
+        network: "default/net4".into(),
+        address: [10, 4, 0, 200 + i as u8].into(),
+        node: if *strict { "node0".into() } else { format!("node{}", queues - 1) },
+        domain: match nets.get(*net).and_then(|n| n.1) {
+            Some(v) => format!("vpc-uid-{v}"),
+            None => format!("network-{net}"),
+        },
+        target: strict.then_some([10, *net as u8, 0, 10 + i as u8].into()),
+        forwards: (!strict)
+            .then(|| Forward {
+                transport: Transport::Tcp,
+                port: 80,
+                target: 8080,
+                backends: here(*net).chain(there(*net)).collect(),
+            })
+            .into_iter()
+            .collect(),
+        algorithm: if i % 4 == 0 { Algorithm::RoundRobin } else { Algorithm::Source },
+    })
+    .collect()
+}
+
 fn inputs() -> impl Strategy<Value = NodeInput> {
     let kind = proptest::sample::select(vec![
         NetworkType::Management,
@@ -149,23 +188,7 @@ fn inputs() -> impl Strategy<Value = NodeInput> {
             fabrics: [("mgmt".to_owned(), fabric(uplink))].into(),
             ..NodeFacts::default()
         },
-        floating: nics
-            .iter()
-            .enumerate()
-            .filter(|(i, (net, ..))| i % 2 == 0 && *net != 4)
-            .map(|(i, (net, strict, _))| NodeFloating {
-                uid: format!("floating-{i}"),
-                key: format!("default/floating{i}"),
-                network: "default/net4".into(),
-                address: [10, 4, 0, 200 + i as u8].into(),
-                nic: format!("nic-{i}"),
-                target: [10, *net as u8, 0, 10 + i as u8].into(),
-                forwards: (!strict)
-                    .then_some(Forward { transport: Transport::Tcp, port: 80, target: 8080 })
-                    .into_iter()
-                    .collect(),
-            })
-            .collect(),
+        floating: floating(&nets, &nics, &remote),
         vpcs: vpcs(&nets),
         policies: nics
             .iter()
@@ -354,6 +377,41 @@ proptest! {
                 let Some(hop) = route.action.hop() else { continue };
                 prop_assert!(leg.is_some_and(|l| !l.addresses.iter().any(|n| n.contains(&hop))), "not what the hop itself sends");
                 prop_assert!(domain.legs.values().flat_map(|l| &l.addresses).any(|n| n.contains(&hop)), "{hop} is on no leg");
+            }
+        }
+    }
+
+    #[test]
+    fn conversations_go_back_to_the_node_that_has_the_address(a in inputs()) {
+        let state = build(&a);
+        let mine: Vec<IpAddr> = a.nics.iter().flat_map(|n| n.addresses.clone()).collect();
+        for domain in state.domains.values() {
+            // What is here is translated here.
+            for f in domain.floating.values() {
+                prop_assert!(a.floating.iter().any(|o| o.address == f.address && o.node == "node0"));
+                prop_assert_eq!(f.target.is_some(), f.forwards.is_empty());
+                prop_assert!(f.forwards.iter().all(|w| !w.backends.is_empty()));
+            }
+            let mut tables = std::collections::BTreeSet::new();
+            for (router, back) in &domain.returns.routers {
+                prop_assert!(domain.router.as_ref().is_some_and(|r| r.nodes.contains_key(router)), "the tunnel leads there");
+                prop_assert!(tables.insert(back.table) && RETURN_TABLES.contains(&back.table));
+                prop_assert!(!back.targets.is_empty() && back.targets.iter().all(|t| mine.contains(&t.address)));
+            }
+            prop_assert_eq!(domain.returns.inside.is_empty(), domain.returns.routers.is_empty());
+        }
+        for f in a.floating.iter().filter(|f| f.node != "node0") {
+            let in_it = |n: &NodeNic| a.networks.iter().any(|o| o.key == n.network && o.vpc_uid.as_ref() == Some(&f.domain));
+            let mine: Vec<IpAddr> = a.nics.iter().filter(|n| in_it(n)).flat_map(|n| n.addresses.clone()).collect();
+            let here = f.forwards.iter().flat_map(|w| &w.backends).filter(|b| mine.contains(b));
+            let Some(domain) = state.domains.get(&vpc_domain(&f.domain)) else { continue };
+            let router = router_mac(&f.domain, &f.node);
+            if !domain.router.as_ref().is_some_and(|r| r.nodes.contains_key(&router)) {
+                continue;
+            }
+            for address in here {
+                let target = Target { address: *address, transport: Transport::Tcp, port: 8080 };
+                prop_assert!(domain.returns.routers.get(&router).is_some_and(|r| r.targets.contains(&target)), "{address}");
             }
         }
     }

@@ -16,7 +16,9 @@ use multihome_model::{
     ANNOTATION_PRIMARY, Direction, Family, MacAddr, NetworkInterface, NetworkInterfaceSpec, NetworkInterfaceStatus,
     NicAddressStatus, Vni,
 };
-use multihome_plan::node::{NodeInput, NodeNetwork, NodeNic, NodeState, UplinkKind, Via, build, diff};
+use multihome_plan::node::{
+    Floating, NodeInput, NodeNetwork, NodeNic, NodeState, Transport, UplinkKind, Via, build, diff,
+};
 use multihome_plan::policy::Rules as PolicyRules;
 use multihome_plan::primary::FAMILIES;
 use multihome_plan::{address, route};
@@ -408,8 +410,12 @@ pub(super) fn describe(step: &multihome_plan::node::Step) -> String {
         Step::DeleteRouter(ns, n) => format!("remove tunnel {n} of {ns}"),
         Step::PutPeering(p) => format!("link {} and {}", p.ends[0].0, p.ends[1].0),
         Step::DeletePeering(ns, n) => format!("remove link {n} of {ns}"),
-        Step::PutFloating(ns, _, f) => format!("{ns}: {} leads to {}", f.address, f.target),
+        Step::PutFloating(ns, _, f) => format!("{ns}: {} leads to {}", f.address, led_text(f)),
         Step::DeleteFloating(ns, n) => format!("{ns}: remove floating address {n}"),
+        Step::PutReturns(ns, returns) => {
+            let targets: usize = returns.routers.values().map(|r| r.targets.len()).sum();
+            format!("{ns}: {targets} ports of NICs answer by {} other nodes", returns.routers.len())
+        }
         Step::PutRoute(ns, to, via) => format!("{ns}: {to} {}", via_text(via)),
         Step::PutPolicyRoutes(ns, routes) => format!("{ns}: {} policy routes", routes.len()),
         Step::DeleteRoute(ns, to) => format!("{ns}: no route to {to}"),
@@ -425,6 +431,17 @@ pub(super) fn describe(step: &multihome_plan::node::Step) -> String {
         }
         Step::DeleteLeg(_, n) | Step::DeleteEgress(_, n) => format!("remove {n}"),
     }
+}
+
+/// The NIC that all of an address leads to, or how many NICs each of its ports does.
+fn led_text(f: &Floating) -> String {
+    let ports = f.forwards.iter().map(|w| {
+        let protocol = if w.transport == Transport::Tcp { "TCP" } else { "UDP" };
+        let to: Vec<String> = w.backends.iter().map(ToString::to_string).collect();
+        let how = if to.len() > 1 { format!(" ({:?})", f.algorithm) } else { String::new() };
+        format!("port {} of {} by {protocol} port {}{how}", w.target, to.join(", "), w.port)
+    });
+    f.target.map_or_else(|| ports.collect::<Vec<_>>().join("; "), |target| target.to_string())
 }
 
 fn via_text(via: &Via) -> String {

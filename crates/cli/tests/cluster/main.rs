@@ -1,5 +1,6 @@
 //! Several nodes, driven by the command line as their operators do: one serves the API, the others join it.
 
+mod balance;
 mod outside;
 mod underlay;
 

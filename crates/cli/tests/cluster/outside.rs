@@ -5,7 +5,7 @@ use multihome_testkit::{Cluster, Lan, dual_stack, eventually, network};
 use super::{address, cluster, overlay, vm_on, vpc};
 
 /// The untagged network street, by the device eth1 of the nodes that are selected; `lines` are more of what it is to be.
-fn street_network(nodes: &str, lines: &[&str]) -> String {
+pub(super) fn street_network(nodes: &str, lines: &[&str]) -> String {
     let lines: String = lines.iter().map(|l| format!("  {l}\n")).collect();
     format!(
         "apiVersion: multihome.io/v1alpha1
@@ -32,7 +32,7 @@ fn floating(name: &str, nic: &str, rest: &str) -> String {
 }
 
 /// The floating address, once it leads somewhere.
-fn held(cluster: &Cluster, name: &str) -> String {
+pub(super) fn held(cluster: &Cluster, name: &str) -> String {
     eventually("the floating address leads somewhere", 20, || {
         let v = cluster.api().get("fip", name);
         let conditions = v.pointer("/status/conditions")?.as_array()?;

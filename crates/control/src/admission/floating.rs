@@ -1,4 +1,4 @@
-//! Floating addresses: the network that they are from, and whether the NIC can have them.
+//! Floating addresses: the network that they are from, and whether the NIC can have all of one.
 
 use kube::ResourceExt;
 use multihome_model::checked::{check_floating_ip, check_network};
@@ -26,17 +26,16 @@ pub(super) fn validate(req: &Request<'_>, look: &dyn Lookup) -> Verdict {
             v.add("spec.address", why);
         }
     }
-    if checked.forwards.is_empty() {
+    if let Some(nic) = checked.nic.as_ref().filter(|_| checked.forwards.is_empty()) {
         let others = list::<FloatingIP>(look, Some(req.namespace)).into_iter();
         let of_family = |o: &FloatingIP| {
             check_floating_ip(&o.name_any(), &o.spec).is_ok_and(|c| c.family == checked.family && c.forwards.is_empty())
         };
-        let mut whole = others.filter(|o| o.name_any() != req.name && o.spec.nic == floating.spec.nic && of_family(o));
+        let mut whole = others.filter(|o| o.name_any() != req.name && o.spec.nic.as_ref() == Some(nic) && of_family(o));
         if let Some(other) = whole.next() {
             let text = format!(
-                "NIC {:?} has all of FloatingIP {:?} already, and what it sends by {:?} can come from one address only: name the \
+                "NIC {nic:?} has all of FloatingIP {:?} already, and what it sends by {:?} can come from one address only: name the \
                  ports to forward",
-                floating.spec.nic,
                 other.name_any(),
                 checked.family
             );

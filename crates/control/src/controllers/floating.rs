@@ -1,4 +1,4 @@
-//! FloatingIPs: their address is claimed like a NIC's, and they are where their NIC is.
+//! FloatingIPs: their address is claimed like a NIC's, and they are where a NIC is that they lead to.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -8,15 +8,15 @@ use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
 use multihome_model::checked::{CheckedFloatingIP, CheckedNetwork, Subnet, check_floating_ip, check_network};
 use multihome_model::condition::{self, Condition};
-use multihome_model::{FINALIZER_CLAIMS, Family, FloatingIP, OwnerRef, Violations, names};
+use multihome_model::{FINALIZER_CLAIMS, FloatingIP, OwnerRef, Violations, names};
 use multihome_plan::address;
 use serde_json::json;
 
 use super::nic::{claim_for, delete_claim};
 use super::{Context, Failure, Outcome};
-use crate::floating::{target, unfit};
+use crate::floating::unfit;
 use crate::queue::Next;
-use crate::{Key, status};
+use crate::{Key, backends, status};
 
 /// How long until what stands in the way is looked at again, where no event tells.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -33,19 +33,23 @@ pub(super) async fn reconcile(ctx: &Context, key: &Key) -> Outcome {
     }
     let checked = check_floating_ip(&key.name, &known.spec);
     let outcome = settle(ctx, key, &known, &checked).await?;
-    let family = checked.map(|c| c.family).ok();
-    let (address, ready) = match outcome {
-        Ok(address) => (Some(address), leads(ctx, key, &known, address)),
-        Err((reason, text)) => (None, Condition::new(status::READY, false, reason, text)),
-    };
-    let nic = ctx.world.read().nics.get(&Key::new(key.namespace.clone(), known.spec.nic.clone())).cloned();
-    let blocked = address.is_none();
+    let blocked = outcome.is_err();
     status::update(&api, &key.name, Some(&known), |o| {
+        let t = ctx.world.read();
+        // What agents found is in the object as it is now.
+        let decision = backends::decide(&t, o);
+        let (address, ready) = match &outcome {
+            Ok(a) => (Some(*a), backends::condition(&t, o, *a, &decision)),
+            Err((reason, text)) => (None, Condition::new(status::READY, false, reason, text.as_str())),
+        };
+        let target = backends::only_nic(o).and_then(|n| decision.backends.get(n)?.address.clone());
+        let (count, all) = backends::ready_of(&decision);
         let s = o.status.get_or_insert_default();
         s.address = address.map(|a| a.to_string());
-        s.target = nic.as_ref().zip(family).and_then(|(n, f)| target(n, f)).map(|a| a.to_string());
-        s.node = nic.as_ref().and_then(|n| n.status.as_ref()?.node.clone());
-        condition::set(&mut s.conditions, ready.clone(), &status::now());
+        s.target = target;
+        s.backends_ready = (all > 0).then(|| format!("{count}/{all}"));
+        (s.node, s.backends) = (decision.node, decision.backends);
+        condition::set(&mut s.conditions, ready, &status::now());
     })
     .await?;
     Ok(if blocked { Next::Again(AGAIN) } else { Next::Wait })
@@ -129,44 +133,6 @@ async fn choose(
         }
         refused.insert(a);
     }
-}
-
-/// Whether it leads to its NIC, and where that is.
-fn leads(ctx: &Context, key: &Key, known: &FloatingIP, address: IpAddr) -> Condition {
-    let no = |reason: &str, text: String| Condition::new(status::READY, false, reason, text);
-    let name = &known.spec.nic;
-    let t = ctx.world.read();
-    let Some(nic) = t.nics.get(&Key::new(key.namespace.clone(), name.clone())) else {
-        return no("NICMissing", format!("NIC {name:?} does not exist in namespace {:?}: create it", key.namespace));
-    };
-    let behind = t.network_of(nic).and_then(|(k, n)| Some((check_network(&k.name, &n.spec).ok()?.owns_gateway, k)));
-    if let Some((false, network)) = behind {
-        return no(
-            "NotBehindGateway",
-            format!(
-                "NIC {name} is on Network {network}, whose gateway is not Multihome's: a floating address leads behind one that is"
-            ),
-        );
-    }
-    let family = if address.is_ipv4() { Family::IPv4 } else { Family::IPv6 };
-    let Some(inner) = target(nic, family) else {
-        return no("NoAddress", format!("NIC {name} has no {family:?} address"));
-    };
-    let Some(node) = nic.status.as_ref().and_then(|s| s.node.clone()) else {
-        return no("NotRunning", format!("NIC {name} is on no node: its VM does not run"));
-    };
-    let outside = Key::reference(&known.spec.network, &key.namespace);
-    let fabric = t.networks.get(&outside).map(|n| n.spec.fabric().to_owned()).unwrap_or_default();
-    let device = crate::fabric::facts(&t, &node).fabrics.get(&fabric).and_then(|f| f.device.clone());
-    if device.is_none() {
-        return no(
-            "NoUplink",
-            format!(
-                "node {node}, where NIC {name} is, has no uplink to ClusterNetwork {fabric:?}: give it one, or run the VM elsewhere"
-            ),
-        );
-    }
-    Condition::new(status::READY, true, "Ready", format!("{address} leads to {inner} of NIC {name} on node {node}"))
 }
 
 async fn release(ctx: &Context, api: &Api<FloatingIP>, known: &FloatingIP) -> Outcome {

@@ -14,14 +14,14 @@ mod vpc;
 use std::sync::Arc;
 
 use kube::Client;
-use multihome_model::MGMT_FABRIC;
+use multihome_model::{FloatingIP, MGMT_FABRIC};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::events::Events;
 use crate::policy::{network_groups, peers_of};
 use crate::queue::{Next, Queue};
-use crate::world::vm_key;
-use crate::{Change, Key, World};
+use crate::world::{Tables, vm_key};
+use crate::{Change, Key, World, backends};
 
 /// How many objects are worked on at the same time.
 const WORKERS: usize = 16;
@@ -126,6 +126,7 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
             let from = |f: &Key, spec: &str| Key::reference(spec, &f.namespace) == k;
             let floating = t.floating.iter().filter(|(f, o)| from(f, &o.spec.network));
             floating.for_each(|(f, _)| queue.push(Work::Floating(f.clone())));
+            enqueue_floating(&t, queue, |f| backends::leads_into(&t, f, &k));
             t.networks.get(&k).into_iter().flat_map(|n| network_groups(n)).for_each(|g| queue.push(Work::Group(g)));
             match t.networks.get(&k) {
                 Some(n) => {
@@ -152,8 +153,7 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
                 }
                 queue.push(Work::Network(n));
             }
-            let led = t.floating.iter().filter(|(k, f)| k.namespace == key.namespace && f.spec.nic == key.name);
-            led.for_each(|(k, _)| queue.push(Work::Floating(k.clone())));
+            enqueue_floating(&t, queue, |f| backends::concerns(&t, f, &key));
             drop(t);
             queue.push(Work::Nic(key));
         }
@@ -162,6 +162,8 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
             let t = ctx.world.read();
             let riders = t.networks.iter().filter(|(_, n)| n.spec.fabric() == name);
             riders.for_each(|(k, _)| queue.push(Work::Network(k.clone())));
+            let from = t.floating.iter().filter(|(_, f)| backends::fabric_of(&t, f) == name);
+            from.for_each(|(k, _)| queue.push(Work::Floating(k.clone())));
             drop(t);
             queue.push(Work::Fabric(name));
         }
@@ -171,6 +173,7 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
             let waiting =
                 t.networks.iter().filter(|(n, o)| n.namespace == k.namespace && o.spec.vpc.as_deref() == Some(&k.name));
             waiting.for_each(|(n, _)| queue.push(Work::Network(n.clone())));
+            enqueue_floating(&t, queue, |_| true);
         }
         Change::Floating(k) => queue.push(Work::Floating(k)),
         Change::Group(k) => {
@@ -180,10 +183,14 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
             drop(t);
             queue.push(Work::Group(k));
         }
-        Change::Vm(k) => queue.push(Work::Vm(k)),
+        Change::Vm(k) => {
+            enqueue_floating_of_vm(&ctx.world.read(), queue, &k);
+            queue.push(Work::Vm(k));
+        }
         Change::Vmi(k) => {
             let t = ctx.world.read();
             t.nics_of_vm(&k).iter().for_each(|nic| queue.push(Work::Nic(Key::of(nic.as_ref()))));
+            enqueue_floating_of_vm(&t, queue, &k);
             let owned = t.vms.contains_key(&k);
             drop(t);
             if owned {
@@ -193,6 +200,11 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
         }
         Change::Node(name) => {
             let t = ctx.world.read();
+            let on = |f: &FloatingIP| {
+                let backends = f.status.iter().flat_map(|s| s.backends.values());
+                backends.filter_map(|b| b.node.as_ref()).any(|n| *n == name)
+            };
+            enqueue_floating(&t, queue, on);
             if !t.nodes.contains_key(&Key::new("", name.clone())) {
                 queue.push(Work::NodeGone(name));
             }
@@ -206,6 +218,18 @@ fn enqueue(ctx: &Context, queue: &Queue<Work>, change: Change) {
 fn enqueue_vpc(t: &crate::world::Tables, queue: &Queue<Work>, vpc: &Key) {
     queue.push(Work::Vpc(vpc.clone()));
     crate::vpc::naming(t, vpc).for_each(|k| queue.push(Work::Vpc(k.clone())));
+}
+
+/// The floating addresses, of some, of which something else would be decided now.
+fn enqueue_floating(t: &Tables, queue: &Queue<Work>, of: impl Fn(&FloatingIP) -> bool) {
+    let stale = t.floating.iter().filter(|(_, f)| of(f) && backends::is_stale(t, f));
+    stale.for_each(|(k, _)| queue.push(Work::Floating(k.clone())));
+}
+
+/// Those that lead to NICs of a VM, whose labels count as those of its NICs.
+fn enqueue_floating_of_vm(t: &Tables, queue: &Queue<Work>, vm: &Key) {
+    let nics: Vec<Key> = t.nics_of_vm(vm).iter().map(|n| Key::of(n.as_ref())).collect();
+    enqueue_floating(t, queue, |f| nics.iter().any(|nic| backends::concerns(t, f, nic)));
 }
 
 /// Whether a VM has fewer NICs than its manifest names.

@@ -12,6 +12,7 @@ use multihome_netlink::{
 };
 use multihome_plan::node::{Egress, Leg, TRANSIT};
 
+use super::router::router_device;
 use super::security::{TABLE, is_assigned};
 use super::{Kernel, private};
 use crate::error::{Error, Result};
@@ -168,6 +169,10 @@ impl Kernel {
     }
 
     pub(super) fn delete_domain(&mut self, domain: &str) -> Result<()> {
+        // A namespace lives on while anybody is in it, and its tunnel's network identifier is taken for as long as there is the device.
+        if let Some((_, mut inside)) = self.inside(domain)? {
+            inside.delete(&router_device(domain)).unless_missing()?;
+        }
         Netns::delete(&self.netns_name(domain)).unless_missing()?;
         Ok(())
     }

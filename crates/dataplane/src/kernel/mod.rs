@@ -18,6 +18,7 @@ pub(crate) mod overlay;
 mod policy;
 mod policy_route;
 mod private;
+mod returns;
 mod router;
 mod security;
 
@@ -164,6 +165,7 @@ impl Kernel {
             Step::PutPeering(peering) => self.put_peering(peering),
             Step::PutFloating(ns, name, floating) => self.put_floating(ns, name, floating),
             Step::DeleteFloating(ns, name) => self.delete_floating(ns, name),
+            Step::PutReturns(ns, returns) => self.put_returns(ns, returns),
             Step::PutRoute(ns, to, via) => self.put_route(ns, *to, via),
             Step::DeleteRoute(ns, to) => self.delete_route(ns, *to),
             Step::PutPolicyRoutes(ns, routes) => self.put_policy_routes(ns, routes),
@@ -249,6 +251,14 @@ impl Kernel {
         Ok(netns.run(|| PacketSocket::open(index, filter))??)
     }
 
+    /// A routing domain's namespace.
+    ///
+    /// # Errors
+    /// [`multihome_netlink::Error::is_missing`] if there is no such domain.
+    pub fn domain(&self, domain: &str) -> Result<Netns> {
+        Ok(Netns::open(&self.netns_name(domain))?)
+    }
+
     /// Removes what no step does.
     pub(crate) fn put_all_back(&mut self) -> [Result<()>; 4] {
         [self.release_forwarding(), self.delete_tables(), self.delete_policies(), self.delete_bandwidth()]
@@ -326,6 +336,10 @@ impl crate::Dataplane for Kernel {
 
     fn domain_socket(&self, domain: &str, name: &IfName, filter: &[Insn]) -> Result<PacketSocket> {
         Kernel::domain_socket(self, domain, name, filter)
+    }
+
+    fn domain(&self, domain: &str) -> Result<Netns> {
+        Kernel::domain(self, domain)
     }
 
     fn drops(&mut self) -> Result<BTreeMap<IfName, u64>> {

@@ -18,7 +18,7 @@ use super::domain::{LEGS, REPLIES, forwarding_key};
 use super::fabric::read_vlans;
 use super::policy::Known;
 use super::security::{TABLE, TAGGED, UNTAGGED, device_name, is_assigned};
-use super::{Kernel, floating, is_ours, private, router};
+use super::{Kernel, floating, is_ours, private, returns, router};
 use crate::error::Result;
 
 /// Where a port that has no bridge is said to be. No device has this name.
@@ -272,7 +272,9 @@ impl Kernel {
                     domain.egress = observed_egress(host, &inside, name, near, far, &forwarding);
                 }
             }
-            router::observe(&mut Rtnl::open_in(&netns)?, &inside.links, &ends, &mut domain)?;
+            let mut rtnl = Rtnl::open_in(&netns)?;
+            router::observe(&mut rtnl, &inside.links, &ends, &mut domain)?;
+            domain.returns = returns::observed(&mut rtnl, &mut Nft::open_in(&netns)?, &name)?;
             state.domains.insert(name, domain);
         }
         // Ends whose domain is gone lead nowhere, and a tunnel that was made and not moved in does not either; they are shown in

@@ -9,7 +9,7 @@ use multihome_model::IfName;
 use multihome_netlink::{
     Idempotent, Link, PROTOCOL, RULE_BLACKHOLE, RULE_UNREACHABLE, Route, RouteKind, Rtnl, Rule, TABLE_MAIN,
 };
-use multihome_plan::node::{MOST_POLICY_ROUTES, PolicyRoute, Steer};
+use multihome_plan::node::{FLOATING_TABLES, MOST_POLICY_ROUTES, PolicyRoute, Steer};
 
 use super::Kernel;
 use crate::error::{Error, Result};
@@ -17,7 +17,9 @@ use crate::error::{Error, Result};
 /// The priority of the first rule; the last one comes before those of floating addresses.
 const FIRST: u32 = 1;
 /// The table of the first next hop, above those that fit into a byte and below those of floating addresses.
-const TABLES: u32 = 20_000;
+const TABLES: u32 = 5_000;
+// Whose they are is known by their numbers alone.
+const _: () = assert!(TABLES + MOST_POLICY_ROUTES as u32 <= FLOATING_TABLES.start);
 /// The kernel's own action: ask the table.
 const ASK: u8 = 1;
 const LAST: u32 = FIRST + MOST_POLICY_ROUTES as u32;

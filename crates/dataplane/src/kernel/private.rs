@@ -2,7 +2,7 @@
 //!
 //! Both directions of a conversation pass the domain on the node of the NIC, so that what its guests open is known here: what answers
 //! that passes. Of what others open every packet is judged and not the first alone, so that a conversation ends with what allowed it.
-//! What is translated to a floating address was opened to the world on purpose.
+//! What a floating address led here was opened to the world on purpose, whether that address is on this node or on another one.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -37,20 +37,22 @@ delete table inet {table}
 table inet {table} {{
     set from4 {{ type ipv4_addr; flags interval; auto-merge; {four} }}
     set from6 {{ type ipv6_addr; flags interval; auto-merge; {six} }}
-    set facts4 {{ type ipv4_addr . mark; {facts4} }}
-    set facts6 {{ type ipv6_addr . mark; {facts6} }}
+    set admits4 {{ type ipv4_addr . mark; {facts4} }}
+    set admits6 {{ type ipv6_addr . mark; {facts6} }}
     chain forward {{
         type filter hook forward priority 10; policy accept;
         oifname != "{table}" accept
         ct direction reply accept
         ct state related accept
         ct status dnat accept
+        ct mark {led} accept
         ip saddr @from4 accept
         ip6 saddr @from6 accept
         reject with icmpx admin-prohibited
     }}
 }}
 "#,
+        led = super::returns::marks(),
         four = elements(&of(false)),
         six = elements(&of(true)),
         facts4 = elements(&facts(false)),
@@ -82,8 +84,10 @@ pub(super) fn observed(nft: &mut Nft, leg: &IfName) -> Result<Option<BTreeSet<Ip
         other => drop(other?),
     }
     let mut all = BTreeSet::new();
-    for (set, length) in [("facts4", 4), ("facts6", 16)] {
-        for e in nft.elements(Family::Inet, leg.as_str(), set).unless_missing()?.unwrap_or_default() {
+    for (set, length) in [("admits4", 4), ("admits6", 16)] {
+        // A table without these is from another version, and is made anew.
+        let Some(elements) = nft.elements(Family::Inet, leg.as_str(), set).unless_missing()? else { return Ok(None) };
+        for e in elements {
             let Some((ip, prefix)) = e.key.split_at_checked(length) else { continue };
             let ip: Option<IpAddr> = match length {
                 4 => <[u8; 4]>::try_from(ip).ok().map(IpAddr::from),

@@ -29,7 +29,8 @@ fn end_mac(device: &IfName) -> MacAddr {
     names::derived_mac(device.as_str(), 0)
 }
 
-fn next_hop(mac: MacAddr) -> IpAddr {
+/// Where a router is, on the tunnel: nobody asks for it.
+pub(super) fn next_hop(mac: MacAddr) -> IpAddr {
     IpAddr::V6(mac.link_local())
 }
 
@@ -175,7 +176,7 @@ impl Kernel {
 }
 
 /// The device of a domain's tunnel: both are named after the domain's uid.
-fn router_device(domain: &str) -> String {
+pub(super) fn router_device(domain: &str) -> String {
     format!("{}{}", names::ROUTER, domain.strip_prefix(names::NETNS).unwrap_or(domain))
 }
 

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use multihome_model::{BitRate, IfName, names};
 use multihome_netlink::packet::{Insn, PacketSocket};
-use multihome_netlink::{LinkChange, Offload, set_offload};
+use multihome_netlink::{LinkChange, Netns, Offload, set_offload};
 use multihome_ovsdb::Client;
 use multihome_ovsdb::openflow::Seen;
 use multihome_plan::node::{NodeState, Port, Step, diff};
@@ -505,6 +505,10 @@ impl crate::Dataplane for Ovs {
 
     fn domain_socket(&self, domain: &str, name: &IfName, filter: &[Insn]) -> Result<PacketSocket> {
         self.kernel.domain_socket(domain, name, filter)
+    }
+
+    fn domain(&self, domain: &str) -> Result<Netns> {
+        self.kernel.domain(domain)
     }
 
     fn drops(&mut self) -> Result<BTreeMap<IfName, u64>> {

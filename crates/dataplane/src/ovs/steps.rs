@@ -29,6 +29,7 @@ pub(super) fn switches(step: &Step) -> bool {
             | Step::PutPolicyRoutes(..)
             | Step::PutMirror(..)
             | Step::DeleteMirror(_)
+            | Step::PutReturns(..)
     )
 }
 

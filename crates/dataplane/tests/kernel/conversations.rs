@@ -45,7 +45,7 @@ fn shown(guest: &Guest, port: u16, patience: std::time::Duration) -> bool {
 fn a_floating_address_that_leads_elsewhere_ends_what_it_led() {
     let Some(host) = host("a_floating_address_that_leads_elsewhere_ends_what_it_led") else { return };
     let street = Street::new(&host);
-    let forward = |port, target| Forward { transport: Transport::Udp, port, target };
+    let forward = |port, target| Forward { transport: Transport::Udp, port, target, backends: BTreeSet::new() };
     let to_ten = |forwards: &[Forward]| planned(&[floating("198.18.0.77", forwards)]);
     let mut engine = host.engine();
     reach(&mut engine, &to_ten(&[forward(53, 5353), forward(99, 9999)]));
@@ -67,8 +67,7 @@ fn a_floating_address_that_leads_elsewhere_ends_what_it_led() {
     says(&other);
     assert!(shown(&ten, 9999, PATIENCE), "this one is");
     // The address leads to another NIC.
-    let eleventh =
-        NodeFloating { nic: "nic1.11".into(), target: "10.1.0.11".parse().unwrap(), ..floating("198.18.0.77", &[]) };
+    let eleventh = NodeFloating { target: "10.1.0.11".parse().ok(), ..floating("198.18.0.77", &[]) };
     reach(&mut engine, &planned(&[eleventh]));
     ten.forget();
     // A port that was closed told the socket so, and the next one is sent.

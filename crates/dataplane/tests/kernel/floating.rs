@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 use std::process::Command;
 
 use multihome_model::checked::check_network;
-use multihome_model::{IpFamilySpec, NetworkSpec, NetworkType};
+use multihome_model::{Algorithm, IpFamilySpec, NetworkSpec, NetworkType};
 use multihome_plan::node::{
     Fabric, Forward, MOST_POLICY_ROUTES, NodeFloating, NodeInput, NodeNetwork, NodePolicyRoute, Steer, Transport, build,
 };
@@ -79,7 +79,7 @@ pub(super) fn family(cidr: &str, gateway: &str) -> Option<IpFamilySpec> {
 }
 
 /// The untagged network of the street, on eth1.
-fn outside() -> NodeNetwork {
+pub(super) fn outside() -> NodeNetwork {
     let spec = NetworkSpec {
         r#type: NetworkType::Untagged,
         cluster_network: Some("street".into()),
@@ -100,7 +100,7 @@ fn outside() -> NodeNetwork {
 const NICS: [Place; 2] = [(1, 10, 0), (1, 11, 0)];
 
 /// Two NICs with both families on an overlay whose IPv4 has a way out by the host, and the street.
-fn both_families() -> NodeInput {
+pub(super) fn both_families() -> NodeInput {
     let mut input = input(0, &NICS);
     let spec = NetworkSpec {
         r#type: NetworkType::Overlay,
@@ -120,7 +120,7 @@ fn both_families() -> NodeInput {
     input
 }
 
-/// An address of the street that leads to NIC 10.
+/// An address of the street that leads to NIC 10: all of it, or ports.
 pub(super) fn floating(address: &str, forwards: &[Forward]) -> NodeFloating {
     let address: IpAddr = address.parse().unwrap();
     let target = if address.is_ipv4() { "10.1.0.10" } else { "fd00:1::10" };
@@ -129,9 +129,14 @@ pub(super) fn floating(address: &str, forwards: &[Forward]) -> NodeFloating {
         key: "default/float".into(),
         network: "default/street".into(),
         address,
-        nic: "nic1.10".into(),
-        target: target.parse().unwrap(),
-        forwards: forwards.iter().copied().collect(),
+        node: "node0".into(),
+        domain: "red".into(),
+        target: forwards.is_empty().then(|| target.parse().unwrap()),
+        forwards: forwards
+            .iter()
+            .map(|f| Forward { backends: [target.parse().unwrap()].into(), ..f.clone() })
+            .collect(),
+        algorithm: Algorithm::RoundRobin,
     }
 }
 
@@ -139,7 +144,8 @@ pub(super) fn planned(floating: &[NodeFloating]) -> NodeState {
     build(&NodeInput { floating: floating.to_vec(), ..both_families() })
 }
 
-const WEB: Forward = Forward { transport: Transport::Tcp, port: 80, target: 8080 };
+pub(super) const WEB: Forward =
+    Forward { transport: Transport::Tcp, port: 80, target: 8080, backends: BTreeSet::new() };
 
 #[test]
 fn a_floating_address_leads_in_and_out_of_a_domain() {

@@ -2,6 +2,7 @@
 //! without it every test says that it was skipped.
 #![allow(clippy::unwrap_used)]
 
+mod balance;
 mod bandwidth;
 mod conversations;
 mod floating;

@@ -9,7 +9,7 @@ mod policy_route;
 mod subnet;
 
 pub use fabric::{check_cluster_network, check_underlay, check_vpc};
-pub use floating::{CheckedFloatingIP, check_floating_ip};
+pub use floating::{CheckedFloatingIP, CheckedForward, CheckedHealthCheck, LeadsTo, check_floating_ip};
 pub use group::{CheckedGroup, CheckedRule, check_group};
 pub use network::{CheckedNetwork, check_network};
 pub use nic::{CheckedNic, check_nic};

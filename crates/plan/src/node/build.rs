@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::policy::{Members, Policy};
 
 use super::fabric::{self, fabric_name};
-use super::floating::{NodeFloating, add_floating};
+use super::floating::{NodeFloating, add_floating, add_returns};
 use super::mirror::{NodeMirror, add_mirrors};
 use super::overlay::{RemoteNic, remotes};
 use super::policy_route::hop_networks;
@@ -111,7 +111,7 @@ pub struct NodeInput {
     pub nics: Vec<NodeNic>,
     /// NICs of other nodes on these networks and on those of the routing domains below, in any order.
     pub remote: Vec<RemoteNic>,
-    /// Floating addresses of these NICs; the networks that they are from are among those above.
+    /// Floating addresses that this node has, whose networks are among those above, and others that lead to these NICs.
     pub floating: Vec<NodeFloating>,
     /// Where tunnels end that go by a fabric: by the fabric's name, and by the node's. Of the fabrics of those domains.
     pub tunnels: BTreeMap<String, BTreeMap<String, IpAddr>>,
@@ -155,7 +155,8 @@ pub fn domain_name(network: &NodeNetwork) -> String {
 /// next hops of policy routes are in.
 pub fn build(input: &NodeInput) -> NodeState {
     let mut state = NodeState::default();
-    let outside = input.floating.iter().map(|f| f.network.as_str());
+    let had = input.floating.iter().filter(|f| f.node == input.node.name);
+    let outside = had.map(|f| f.network.as_str());
     let own = input.nics.iter().map(|n| n.network.as_str());
     let carried: BTreeSet<&str> = own.chain(outside).chain(hop_networks(input)).collect();
     let mut networks: Vec<&NodeNetwork> = input.networks.iter().filter(|n| carried.contains(n.key.as_str())).collect();
@@ -195,6 +196,7 @@ pub fn build(input: &NodeInput) -> NodeState {
     }
     add_vpcs(input, &mut state);
     add_floating(input, &by_key, &mut state);
+    add_returns(input, &mut state);
     assign_transit(&networks, &mut state);
     for nic in &input.nics {
         if let Some(network) = by_key.get(nic.network.as_str()) {

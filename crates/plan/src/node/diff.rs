@@ -164,10 +164,10 @@ fn inside(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
     for (ns, domain) in &desired.domains {
         let seen = observed.domains.get(ns);
         // Routes by a device that is made anew went with the old one.
+        let rerouted =
+            seen.and_then(|s| s.router.as_ref()).map(Router::kind) != domain.router.as_ref().map(Router::kind);
         let fresh = |via: &Via| match via {
-            Via::Router(_) => {
-                seen.and_then(|s| s.router.as_ref()).map(Router::kind) != domain.router.as_ref().map(Router::kind)
-            }
+            Via::Router(_) => rerouted,
             Via::Peer(device) => seen.and_then(|s| s.peers.get(device)) != domain.peers.get(device),
             Via::Hop(_) | Via::Unreachable => false,
         };
@@ -175,6 +175,10 @@ fn inside(observed: &NodeState, desired: &NodeState, steps: &mut Vec<Step>) {
             if seen.and_then(|s| s.floating.get(name)) != Some(floating) {
                 steps.push(Step::PutFloating(ns.clone(), name.clone(), floating.clone()));
             }
+        }
+        let back = seen.map(|s| s.returns.clone()).unwrap_or_default();
+        if back != domain.returns || rerouted && !domain.returns.routers.is_empty() {
+            steps.push(Step::PutReturns(ns.clone(), domain.returns.clone()));
         }
         if seen.map_or(!domain.policy_routes.is_empty(), |s| s.policy_routes != domain.policy_routes) {
             steps.push(Step::PutPolicyRoutes(ns.clone(), domain.policy_routes.clone()));

@@ -29,7 +29,9 @@ pub use build::{
 };
 pub use diff::diff;
 pub use fabric::fabric_name;
-pub use floating::{Floating, Forward, NodeFloating, Transport};
+pub use floating::{
+    FLOATING_TABLES, Floating, Forward, NodeFloating, RETURN_TABLES, Return, Returns, Target, Transport,
+};
 pub use mirror::{Mirror, NodeMirror};
 pub use overlay::{Flood, Remote, RemoteNic, Remotes, remotes};
 pub use policy_route::{MOST_POLICY_ROUTES, NodePolicyRoute, PolicyRoute, Steer};
@@ -176,6 +178,9 @@ pub struct Domain {
     /// Addresses of other networks that lead to NICs of this domain, by the name of their end on that network's bridge.
     #[serde(default)]
     pub floating: BTreeMap<IfName, Floating>,
+    /// The ways back of conversations with NICs of this domain that floating addresses of other nodes led here.
+    #[serde(default)]
+    pub returns: Returns,
     /// Routes beside those that follow from legs and the way out.
     #[serde(default)]
     pub routes: BTreeMap<IpNet, Via>,
@@ -351,10 +356,12 @@ pub enum Step {
     DeleteRoute(String, IpNet),
     /// Make exactly these the domain's policy routes.
     PutPolicyRoutes(String, BTreeSet<PolicyRoute>),
-    /// Make an address of another network lead to a NIC of the domain, or make it this.
+    /// Make an address of another network lead to NICs of the domain, or make it this.
     PutFloating(String, IfName, Floating),
     /// Remove a floating address by its end on the bridge.
     DeleteFloating(String, IfName),
+    /// Make exactly these the ways back to floating addresses of other nodes.
+    PutReturns(String, Returns),
     /// Make exactly these facts true for the port, whether the device exists or not.
     PutPort(IfName, Port),
     /// Forget the port's facts.

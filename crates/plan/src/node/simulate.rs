@@ -107,6 +107,11 @@ pub fn simulate(state: &mut NodeState, step: &Step) {
                 domain.floating.remove(&name);
             }
         }
+        Step::PutReturns(ns, returns) => {
+            if let Some(domain) = state.domains.get_mut(&ns) {
+                domain.returns = returns;
+            }
+        }
         Step::PutRoute(ns, to, via) => {
             if let Some(domain) = state.domains.get_mut(&ns) {
                 domain.routes.insert(to, via);
