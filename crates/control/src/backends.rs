@@ -412,7 +412,7 @@ pub(crate) fn condition(t: &Tables, floating: &FloatingIP, address: IpAddr, deci
         };
     }
     let running = all.values().filter(|b| runs(b)).count();
-    let nowhere = idle_ports(t, floating, decision);
+    let nowhere = idle_ports(t, floating, decision) + &surplus(t, floating);
     match ready_of(decision) {
         (0, n) => {
             let text = format!(
@@ -438,6 +438,22 @@ fn idle_ports(t: &Tables, floating: &FloatingIP, decision: &Decision) -> String 
     let by_forward = names(t, &key.namespace, &checked, Some(&decision.backends));
     let idle = checked.forwards.iter().zip(&by_forward).filter(|(_, n)| in_use(&decision.backends, n).is_empty());
     idle.map(|(f, _)| format!("; port {} leads nowhere", f.port)).collect()
+}
+
+/// How many NICs have the labels that are asked for, and are left out all the same.
+fn surplus(t: &Tables, floating: &FloatingIP) -> String {
+    let key = Key::of(floating);
+    let Ok(checked) = check_floating_ip(&key.name, &floating.spec) else { return String::new() };
+    let taken: BTreeSet<String> = names(t, &key.namespace, &checked, None).into_iter().flatten().collect();
+    let labels = checked.forwards.iter().filter_map(|f| match &f.to {
+        LeadsTo::Selected(labels) => Some(labels),
+        LeadsTo::Default | LeadsTo::Named(_) => None,
+    });
+    let all: BTreeSet<String> = labels.flat_map(|l| selected(t, &key.namespace, l, None)).collect();
+    match all.difference(&taken).count() {
+        0 => String::new(),
+        n => format!("; {n} more NICs have its labels, and {} is the most", FloatingIPSpec::MOST_BACKENDS),
+    }
 }
 
 /// What is wrong with NICs that are not ready; of many with the first ones.

@@ -267,3 +267,18 @@ fn a_nic_that_does_not_answer_gets_nothing_unless_none_does() {
     t.put_floating(floating);
     assert_eq!(questions(&t, "node2")[0].passed, Some(false));
 }
+
+#[test]
+fn nics_beyond_the_most_are_told_of() {
+    let mut t = world(&[]);
+    for i in 0..34 {
+        put(&mut t, i, &format!("web-{i:02}"), "front", "node1");
+    }
+    let spec = json!({"forwards": [{"port": 80, "nicSelector": {"app": "web"}}]});
+    let floating = decided(&t, spec);
+    assert_eq!(
+        said(&t, &floating).1,
+        "198.18.0.7 leads to 32 NICs by node node1; 2 more NICs have its labels, and 32 is the most"
+    );
+    assert!(!floating.status.unwrap().backends.contains_key("web-32"), "the first ones by name are taken");
+}
