@@ -405,14 +405,15 @@ pub(crate) fn condition(t: &Tables, floating: &FloatingIP, address: IpAddr, deci
     let yes = |reason: &str, text: String| Condition::new(status::READY, true, reason, text);
     if let Some((name, b)) = only_nic(floating).and_then(|n| all.get_key_value(n)) {
         let inner = b.address.as_deref().unwrap_or_default();
-        let text = format!("{address} leads to {inner} of NIC {name} on node {node}");
+        let asymmetric = asymmetric(t, floating, decision);
+        let text = format!("{address} leads to {inner} of NIC {name} on node {node}{asymmetric}");
         return match b.ready {
             true => yes("Ready", text),
             false => yes("NoneReady", format!("{text}, though that is not ready: {}", b.message)),
         };
     }
     let running = all.values().filter(|b| runs(b)).count();
-    let nowhere = idle_ports(t, floating, decision) + &surplus(t, floating);
+    let nowhere = idle_ports(t, floating, decision) + &surplus(t, floating) + &asymmetric(t, floating, decision);
     match ready_of(decision) {
         (0, n) => {
             let text = format!(
@@ -438,6 +439,32 @@ fn idle_ports(t: &Tables, floating: &FloatingIP, decision: &Decision) -> String 
     let by_forward = names(t, &key.namespace, &checked, Some(&decision.backends));
     let idle = checked.forwards.iter().zip(&by_forward).filter(|(_, n)| in_use(&decision.backends, n).is_empty());
     idle.map(|(f, _)| format!("; port {} leads nowhere", f.port)).collect()
+}
+
+/// The NICs that are led to and whose guests answer by another one, as far as can be told: those that hold no default route, where neither
+/// the gateway keeps it symmetric nor a seed tells the guest how to.
+fn asymmetric(t: &Tables, floating: &FloatingIP, decision: &Decision) -> String {
+    let key = Key::of(floating);
+    let Ok(family) = check_floating_ip(&key.name, &floating.spec).map(|c| c.family) else { return String::new() };
+    let answers_elsewhere = |name: &String| {
+        let nic = t.nics.get(&Key::new(key.namespace.clone(), name.clone()))?;
+        let network = network_key(nic);
+        let symmetric = check_network(&network.name, &t.networks.get(&network)?.spec).ok()?.symmetric;
+        let seeded = vm_key(nic).and_then(|k| t.vmis.get(&k)).is_some_and(|v| v.spec.seed().is_some());
+        let primary = nic.status.as_ref()?.primary_for.contains(&family);
+        (!symmetric && !seeded && !primary).then_some((name.clone(), network))
+    };
+    let running = decision.backends.iter().filter(|(_, b)| runs(b));
+    let mut all = running.filter_map(|(name, _)| answers_elsewhere(name));
+    let Some((name, network)) = all.next() else { return String::new() };
+    let more = match all.count() {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    format!(
+        "; NIC {name}{more} holds no default route, so that clients in other networks are answered by another NIC, unless the guest \
+         has a routing table for it: say symmetric: Gateway on Network {network}, or make it primary"
+    )
 }
 
 /// How many NICs have the labels that are asked for, and are left out all the same.

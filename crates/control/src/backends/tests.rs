@@ -47,8 +47,7 @@ fn node(n: usize, ready: &str) -> k8s_openapi::api::core::v1::Node {
 
 /// A NIC of a network, on a node if that is named, whose VM has the label app=web.
 fn put(t: &mut Tables, i: usize, name: &str, network: &str, node: &str) {
-    let mut status =
-        json!({"mac": format!("02:00:00:00:00:{i:02x}"), "ipv4": {"address": format!("10.0.1.{}/24", 10 + i)}});
+    let mut status = json!({"mac": format!("02:00:00:00:00:{i:02x}"), "primaryFor": ["IPv4"], "ipv4": {"address": format!("10.0.1.{}/24", 10 + i)}});
     if !node.is_empty() {
         status["node"] = json!(node);
     }
@@ -281,4 +280,23 @@ fn nics_beyond_the_most_are_told_of() {
         "198.18.0.7 leads to 32 NICs by node node1; 2 more NICs have its labels, and 32 is the most"
     );
     assert!(!floating.status.unwrap().backends.contains_key("web-32"), "the first ones by name are taken");
+}
+
+#[test]
+fn a_nic_that_answers_by_another_is_told_of() {
+    let mut t = world(&[("web-1", "front", "node1")]);
+    let floating = decided(&t, named(&["web-1"]));
+    assert_eq!(said(&t, &floating).1, "198.18.0.7 leads to NIC web-1 on node node1");
+    let key = Key::new("lab", "web-1");
+    let mut nic = t.nics[&key].as_ref().clone();
+    nic.status.as_mut().unwrap().primary_for.clear();
+    t.put_nic(nic);
+    let text = said(&t, &floating).1;
+    let says = "NIC web-1 holds no default route, so that clients in other networks are answered by another NIC, unless the guest \
+                has a routing table for it: say symmetric: Gateway on Network lab/front, or make it primary";
+    assert!(text.contains(says), "{text}");
+    let mut front = t.networks[&Key::new("lab", "front")].as_ref().clone();
+    front.spec.symmetric = Some(multihome_model::Symmetric::Gateway);
+    t.put_network(front);
+    assert_eq!(said(&t, &floating).1, "198.18.0.7 leads to NIC web-1 on node node1");
 }
