@@ -18,8 +18,8 @@ use multihome_netlink::{
 };
 use multihome_plan::node::{Floating, Forward, Transport};
 
-use super::Kernel;
 use super::domain::{end_conversations, set_addresses};
+use super::{Kernel, sets};
 use crate::error::Result;
 
 /// After all policy routes and before any floating address, the domain's own routes are asked for all but the default.
@@ -145,12 +145,8 @@ fn nft_rules(name: &IfName, f: &Floating) -> String {
         let (number, port, target) = (protocol(w.transport), w.port, w.target);
         w.backends.iter().map(|b| format!("{number} . {port} . {target} . {b}")).collect::<Vec<_>>()
     };
-    let facts: Vec<String> = f.forwards.iter().flat_map(fact).collect();
     let kind = if address.is_ipv4() { "ipv4_addr" } else { "ipv6_addr" };
-    let elements = match facts.is_empty() {
-        true => String::new(),
-        false => format!("elements = {{ {} }}", facts.join(", ")),
-    };
+    let elements = sets::elements(f.forwards.iter().flat_map(fact));
     format!(
         r#"
 table inet {name}
@@ -197,20 +193,11 @@ fn read_forwards(nft: &mut Nft, name: &IfName) -> Result<BTreeSet<Forward>> {
         else {
             continue;
         };
-        let Some(address) = key.get(12..).and_then(read_address) else { continue };
+        let Some(address) = key.get(12..).and_then(sets::read_address) else { continue };
         all.entry((transport, outer, target)).or_default().insert(address);
     }
     let forward = |((transport, port, target), backends)| Forward { transport, port, target, backends };
     Ok(all.into_iter().map(forward).collect())
-}
-
-/// An address by its bytes.
-pub(super) fn read_address(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
-        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
-        _ => None,
-    }
 }
 
 /// What devices and rules cannot say of a floating address, as the alias of the inner end, of which the kernel keeps 255 bytes. The

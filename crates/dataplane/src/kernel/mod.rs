@@ -21,6 +21,7 @@ mod private;
 mod returns;
 mod router;
 mod security;
+mod sets;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;

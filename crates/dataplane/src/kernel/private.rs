@@ -5,7 +5,6 @@
 //! What a floating address led here was opened to the world on purpose, whether that address is on this node or on another one.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 use multihome_model::IfName;
@@ -13,22 +12,11 @@ use multihome_netlink::nft::{Family, Nft, load_in};
 use multihome_netlink::{Idempotent, Netns};
 use multihome_plan::node::Leg;
 
-use super::Kernel;
+use super::{Kernel, sets};
 use crate::error::Result;
 
 fn rules(leg: &Leg, admits: &BTreeSet<IpNet>) -> String {
     let all: BTreeSet<IpNet> = admits.iter().copied().chain(leg.addresses.iter().map(IpNet::trunc)).collect();
-    let of =
-        |v6: bool| all.iter().filter(move |n| n.addr().is_ipv6() == v6).map(ToString::to_string).collect::<Vec<_>>();
-    let elements = |list: &[String]| match list.is_empty() {
-        true => String::new(),
-        false => format!("elements = {{ {} }}", list.join(", ")),
-    };
-    // The kernel lists ranges as bare edges, so what was asked for is kept a second time, in sets that no rule uses.
-    let facts = |v6: bool| {
-        let mine = admits.iter().filter(move |n| n.addr().is_ipv6() == v6);
-        mine.map(|n| format!("{} . {:#x}", n.network(), n.prefix_len())).collect::<Vec<_>>()
-    };
     let table = &leg.peer;
     format!(
         r#"
@@ -53,10 +41,10 @@ table inet {table} {{
 }}
 "#,
         led = super::returns::marks(),
-        four = elements(&of(false)),
-        six = elements(&of(true)),
-        facts4 = elements(&facts(false)),
-        facts6 = elements(&facts(true)),
+        four = sets::ranges(&all, false),
+        six = sets::ranges(&all, true),
+        facts4 = sets::facts(admits, false),
+        facts6 = sets::facts(admits, true),
     )
 }
 
@@ -83,21 +71,8 @@ pub(super) fn observed(nft: &mut Nft, leg: &IfName) -> Result<Option<BTreeSet<Ip
         Ok(false) => return Ok(None),
         other => drop(other?),
     }
-    let mut all = BTreeSet::new();
-    for (set, length) in [("admits4", 4), ("admits6", 16)] {
-        // A table without these is from another version, and is made anew.
-        let Some(elements) = nft.elements(Family::Inet, leg.as_str(), set).unless_missing()? else { return Ok(None) };
-        for e in elements {
-            let Some((ip, prefix)) = e.key.split_at_checked(length) else { continue };
-            let ip: Option<IpAddr> = match length {
-                4 => <[u8; 4]>::try_from(ip).ok().map(IpAddr::from),
-                _ => <[u8; 16]>::try_from(ip).ok().map(IpAddr::from),
-            };
-            let prefix = <[u8; 4]>::try_from(prefix).ok().and_then(|p| u8::try_from(u32::from_ne_bytes(p)).ok());
-            all.extend(ip.zip(prefix).and_then(|(ip, prefix)| IpNet::new(ip, prefix).ok()));
-        }
-    }
-    Ok(Some(all))
+    // A table without these is from another version, and is made anew.
+    sets::read_facts(nft, leg.as_str(), ["admits4", "admits6"])
 }
 
 impl Kernel {

@@ -8,16 +8,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
 use multihome_model::MacAddr;
 use multihome_netlink::nft::{Family, Nft, load_in};
 use multihome_netlink::{Capability, Conversation, Idempotent, PROTOCOL, Route, Rtnl, Rule};
 use multihome_plan::node::{RETURN_TABLES, Return, Returns, Target};
 
-use super::Kernel;
 use super::domain::end_conversations;
-use super::floating::{BY_ADDRESS, marked, own_first, protocol, read_address, same, same_route, transport};
+use super::floating::{BY_ADDRESS, marked, own_first, protocol, same, same_route, transport};
 use super::router::{next_hop, router_device};
+use super::sets::read_address;
+use super::{Kernel, sets};
 use crate::error::{Error, Result};
 
 /// The table in a domain's namespace.
@@ -54,14 +54,6 @@ fn routes_of(returns: &Returns, oif: u32) -> Vec<Route> {
 }
 
 fn nft_rules(tunnel: &str, returns: &Returns) -> String {
-    let elements = |list: Vec<String>| match list.is_empty() {
-        true => String::new(),
-        false => format!("elements = {{ {} }}", list.join(", ")),
-    };
-    let nets = |v6: bool| returns.inside.iter().filter(move |n| n.addr().is_ipv6() == v6);
-    let inside = |v6| elements(nets(v6).map(ToString::to_string).collect());
-    // The kernel lists ranges as bare edges, so what was asked for is kept a second time, in sets that no rule uses.
-    let facts = |v6| elements(nets(v6).map(|n| format!("{} . {:#x}", n.network(), n.prefix_len())).collect());
     let begun = |v6: bool| {
         let of = |(mac, way): (&MacAddr, &Return)| {
             let mine = way.targets.iter().filter(|t| t.address.is_ipv6() == v6);
@@ -69,7 +61,7 @@ fn nft_rules(tunnel: &str, returns: &Returns) -> String {
                 |t: &Target| format!("{mac} . {} . {} . {} : {}", t.address, protocol(t.transport), t.port, way.table);
             mine.map(element).collect::<Vec<_>>()
         };
-        elements(returns.routers.iter().flat_map(of).collect())
+        sets::elements(returns.routers.iter().flat_map(of))
     };
     format!(
         r#"
@@ -90,10 +82,10 @@ table inet {TABLE} {{
     }}
 }}
 "#,
-        inside4 = inside(false),
-        inside6 = inside(true),
-        facts4 = facts(false),
-        facts6 = facts(true),
+        inside4 = sets::ranges(&returns.inside, false),
+        inside6 = sets::ranges(&returns.inside, true),
+        facts4 = sets::facts(&returns.inside, false),
+        facts6 = sets::facts(&returns.inside, true),
         begun4 = begun(false),
         begun6 = begun(true),
         marks = marks(),
@@ -173,17 +165,11 @@ pub(super) fn observed(inside: &mut Rtnl, nft: &mut Nft, domain: &str) -> Result
         Ok(false) => return Ok(Returns::default()),
         other => drop(other?),
     }
-    let mut elements =
-        |set: &str| nft.elements(Family::Inet, TABLE, set).unless_missing().map(Option::unwrap_or_default);
-    let mut returns = Returns::default();
-    for (set, length) in [("facts4", 4), ("facts6", 16)] {
-        for e in elements(set)? {
-            returns.inside.extend(read_net(&e.key, length));
-        }
-    }
+    let inside_nets = sets::read_facts(nft, TABLE, ["facts4", "facts6"])?.unwrap_or_default();
+    let mut returns = Returns { inside: inside_nets, ..Returns::default() };
     let mut routers: BTreeMap<(MacAddr, u32), BTreeSet<Target>> = BTreeMap::new();
     for (set, length) in [("begun4", 4), ("begun6", 16)] {
-        for e in elements(set)? {
+        for e in nft.elements(Family::Inet, TABLE, set).unless_missing()?.unwrap_or_default() {
             if let Some((mac, target)) = read_begun(&e.key, length)
                 && let Ok(mark) = <[u8; 4]>::try_from(e.value.as_slice())
             {
@@ -206,13 +192,6 @@ pub(super) fn observed(inside: &mut Rtnl, nft: &mut Nft, domain: &str) -> Result
                 .all(|w| rules.iter().any(|r| same(&w, r)))
     });
     Ok(returns)
-}
-
-/// An address and the length of its prefix.
-fn read_net(key: &[u8], length: usize) -> Option<IpNet> {
-    let (ip, prefix) = key.split_at_checked(length)?;
-    let prefix = u32::from_ne_bytes(prefix.try_into().ok()?);
-    IpNet::new(read_address(ip)?, u8::try_from(prefix).ok()?).ok()
 }
 
 /// A router's MAC, an address, a protocol and a port, each on a boundary of four bytes.
