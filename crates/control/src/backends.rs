@@ -8,6 +8,7 @@ use kube::ResourceExt;
 use multihome_model::checked::{
     CheckedFloatingIP, CheckedForward, CheckedHealthCheck, LeadsTo, check_floating_ip, check_network,
 };
+use multihome_model::condition::find;
 use multihome_model::{Backend, Condition, FloatingIP, FloatingIPSpec, MGMT_FABRIC, NetworkInterface};
 
 use crate::floating::target;
@@ -495,11 +496,17 @@ fn troubles(decision: &Decision) -> String {
     said.join("; ")
 }
 
-/// Whether what status says of an address is not what would be decided now.
+/// Whether what status says of an address is not what would be decided and said now.
 pub(crate) fn is_stale(t: &Tables, floating: &FloatingIP) -> bool {
-    let Decision { node, backends } = decide(t, floating);
-    let status = floating.status.as_ref();
-    status.and_then(|s| s.node.clone()) != node || status.map_or(!backends.is_empty(), |s| s.backends != backends)
+    let decision = decide(t, floating);
+    let Some(status) = floating.status.as_ref() else { return true };
+    let says = |address: IpAddr| {
+        let now = condition(t, floating, address, &decision);
+        let said = find(&status.conditions, status::READY);
+        said.is_none_or(|c| (&c.status, &c.reason, &c.message) != (&now.status, &now.reason, &now.message))
+    };
+    let address = status.address.as_ref().and_then(|a| a.parse().ok());
+    status.node != decision.node || status.backends != decision.backends || address.is_some_and(says)
 }
 
 /// What a node has to ask its NICs, as the addresses' status says where those are.

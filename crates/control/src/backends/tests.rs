@@ -74,10 +74,12 @@ fn decided(t: &Tables, spec: Value) -> FloatingIP {
 
 /// Decides once more.
 fn again(t: &Tables, floating: &mut FloatingIP) -> Option<String> {
-    let Decision { node, backends } = decide(t, floating);
+    let decision = decide(t, floating);
+    let ready = condition(t, floating, "198.18.0.7".parse().unwrap(), &decision);
+    let Decision { node, backends } = decision;
     let status = floating.status.get_or_insert_default();
     status.address = Some("198.18.0.7".into());
-    (status.node, status.backends) = (node.clone(), backends);
+    (status.node, status.backends, status.conditions) = (node.clone(), backends, vec![ready]);
     node
 }
 
@@ -285,8 +287,9 @@ fn nics_beyond_the_most_are_told_of() {
 #[test]
 fn a_nic_that_answers_by_another_is_told_of() {
     let mut t = world(&[("web-1", "front", "node1")]);
-    let floating = decided(&t, named(&["web-1"]));
+    let mut floating = decided(&t, named(&["web-1"]));
     assert_eq!(said(&t, &floating).1, "198.18.0.7 leads to NIC web-1 on node node1");
+    assert!(!is_stale(&t, &floating));
     let key = Key::new("lab", "web-1");
     let mut nic = t.nics[&key].as_ref().clone();
     nic.status.as_mut().unwrap().primary_for.clear();
@@ -295,8 +298,12 @@ fn a_nic_that_answers_by_another_is_told_of() {
     let says = "NIC web-1 holds no default route, so that clients in other networks are answered by another NIC, unless the guest \
                 has a routing table for it: say symmetric: Gateway on Network lab/front, or make it primary";
     assert!(text.contains(says), "{text}");
+    assert!(is_stale(&t, &floating), "it is told as soon as it is so");
+    again(&t, &mut floating);
+    assert!(!is_stale(&t, &floating));
     let mut front = t.networks[&Key::new("lab", "front")].as_ref().clone();
     front.spec.symmetric = Some(multihome_model::Symmetric::Gateway);
     t.put_network(front);
     assert_eq!(said(&t, &floating).1, "198.18.0.7 leads to NIC web-1 on node node1");
+    assert!(is_stale(&t, &floating), "and that it is mended, too");
 }
