@@ -1,5 +1,5 @@
-//! The client's side, as far as a prober needs it: what asks DHCP servers and routers who they are without taking anything
-//! from them, and what is read of their answers. Bytes in, bytes out.
+//! The client's side, as far as a prober needs it: what asks DHCP servers and routers who they are, what takes a lease for a
+//! moment and gives it back, and what is read of their answers. Bytes in, bytes out.
 
 pub mod ra;
 pub mod v4;
